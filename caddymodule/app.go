@@ -1,0 +1,275 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/journal"
+)
+
+func init() { caddy.RegisterModule(new(App)) }
+
+const appName = "token_refresh"
+
+// App keeps token pairs fresh: each session is one login at one issuer, whose
+// pair is exchanged before its access token expires, and which the
+// `token_refresh` handler gives to requests.
+//
+// Sessions live as long as the process, not as a configuration: a reload goes on
+// with the pair in use and ends no exchange.
+type App struct {
+	// The directory in which the pairs are kept, sealed. Default:
+	// `token_refresh` in Caddy's data directory. Placeholders are resolved when
+	// the configuration is provisioned.
+	StateDir string `json:"state_dir,omitempty"`
+
+	// The keys that seal the stored pairs, each 32 bytes in base64; the first
+	// seals, all open. Use placeholders such as `{file./run/secrets/key}`.
+	// Default: a key made in `state_dir`, which protects only copies of what is
+	// stored elsewhere.
+	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+
+	// The sessions by name. A name is a letter or digit followed by at most 63
+	// letters, digits, `.`, `_` or `-`, and unique ignoring case.
+	Sessions map[string]*Session `json:"sessions,omitempty"`
+
+	ctx      caddy.Context
+	logger   *zap.Logger
+	stateDir string
+	keys     *journal.Keyring // nil: made by Start
+	held     []*sharedSession
+	detach   []func()
+	watchers *watchers
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
+}
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// Provision sets up the app. It reads what the configuration refers to, but
+// neither the state directory nor the network.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx, a.logger = ctx, ctx.Logger()
+	if err := a.provisionState(); err != nil {
+		return err
+	}
+	seen := map[string]string{}
+	for name, cfg := range a.Sessions {
+		if !validName.MatchString(name) {
+			return fmt.Errorf("session name %q: want a letter or digit, then at most 63 of A-Z a-z 0-9 . _ -", name)
+		}
+		if other, ok := seen[strings.ToLower(name)]; ok {
+			return fmt.Errorf("sessions %q and %q: names must differ in more than case", other, name)
+		}
+		seen[strings.ToLower(name)] = name
+		if cfg == nil {
+			return fmt.Errorf("session %q: no configuration", name)
+		}
+		if err := cfg.provision(ctx, name); err != nil {
+			return fmt.Errorf("session %q: %w", name, err)
+		}
+		shared, err := holdSession(a.stateDir, name)
+		if err != nil {
+			return fmt.Errorf("session %q: %w", name, err)
+		}
+		a.held = append(a.held, shared)
+		cfg.shared = shared
+	}
+	return registerMetrics(ctx.GetMetricsRegistry())
+}
+
+func (a *App) provisionState() error {
+	repl := caddy.NewReplacer()
+	dir := a.StateDir
+	if dir == "" {
+		dir = filepath.Join(caddy.AppDataDir(), appName)
+	}
+	dir, err := resolve(repl, "state_dir", dir)
+	if err != nil {
+		return err
+	}
+	if a.stateDir, err = filepath.Abs(dir); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
+	var keys [][]byte
+	for i, text := range a.EncryptionKeys {
+		text, err := resolve(repl, "encryption_key", text)
+		if err != nil {
+			return err
+		}
+		key, err := journal.ParseKey(text)
+		if err != nil {
+			return fmt.Errorf("encryption_key %d: %w", i+1, err)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	if a.keys, err = journal.NewKeyring(keys...); err != nil {
+		return fmt.Errorf("encryption_key: %w", err)
+	}
+	return nil
+}
+
+// resolve replaces placeholders in a value of the configuration. One that is
+// unknown or empty is an error; the error shows the value as configured only if
+// it is nothing but a placeholder.
+func resolve(repl *caddy.Replacer, option, value string) (string, error) {
+	if !strings.Contains(value, "{") {
+		return value, nil
+	}
+	out, err := repl.ReplaceOrErr(value, true, true)
+	if err != nil {
+		return "", fmt.Errorf("%s: a placeholder is unknown or empty: %s", option, placeholders(value))
+	}
+	return out, nil
+}
+
+var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
+
+func placeholders(value string) string {
+	return strings.Join(placeholder.FindAllString(value, -1), " ")
+}
+
+// Start puts the configuration into force.
+func (a *App) Start() error {
+	if err := a.start(); err != nil {
+		_ = a.Stop() // Caddy does not stop an app that failed to start
+		return err
+	}
+	return nil
+}
+
+func (a *App) start() error {
+	if len(a.Sessions) == 0 {
+		return nil
+	}
+	if a.keys == nil {
+		if err := a.makeKey(); err != nil {
+			return err
+		}
+	}
+	a.watchers = newWatchers(a.logger)
+	for name, cfg := range a.Sessions {
+		detach, err := cfg.shared.Attach(refresher.Config{
+			Policy: cfg.policy(), Issuer: cfg.issuer, Sources: cfg.sources,
+			Keys: a.keys, Logger: a.logger,
+			Observe:  cfg.shared.observer(),
+			Throttle: cfg.throttle,
+		})
+		if err != nil {
+			return err
+		}
+		a.detach = append(a.detach, detach)
+		for _, src := range cfg.sources {
+			if w, ok := src.(watched); ok {
+				a.watchers.watch(cfg.shared.Session, name, w)
+			}
+		}
+	}
+	return nil
+}
+
+// makeKey takes the key of the state directory, making it the first time.
+func (a *App) makeKey() error {
+	key, created, err := journal.LoadOrCreateKey(a.stateDir)
+	if err != nil {
+		return fmt.Errorf("no encryption_key is configured: %w", err)
+	}
+	if created {
+		a.logger.Info("no encryption_key is configured; made one beside the pairs, which protects only copies of them stored elsewhere",
+			zap.String("state_dir", a.stateDir))
+	}
+	a.keys, err = journal.NewKeyring(key)
+	return err
+}
+
+// Stop takes the configuration out of force. Another one that is in force goes
+// on; requests that are under way keep their tokens.
+func (a *App) Stop() error {
+	for _, detach := range a.detach {
+		detach()
+	}
+	a.detach = nil
+	a.watchers.stop()
+	a.watchers = nil
+	return nil
+}
+
+// Cleanup lets go of the sessions. The last configuration to do so waits for
+// their exchanges.
+func (a *App) Cleanup() error {
+	var errs []error
+	for _, shared := range a.held {
+		errs = append(errs, shared.release())
+	}
+	a.held = nil
+	return errors.Join(errs...)
+}
+
+// session returns a configured session by its name, ignoring case.
+func (a *App) session(name string) (*Session, bool) {
+	for n, cfg := range a.Sessions {
+		if strings.EqualFold(n, name) {
+			return cfg, true
+		}
+	}
+	return nil, false
+}
+
+// sharedSession is a session of the process, held by every configuration that
+// names it.
+type sharedSession struct {
+	*refresher.Session
+	key     string
+	metrics sessionMetrics
+}
+
+var sharedSessions = caddy.NewUsagePool()
+
+func holdSession(dir, name string) (*sharedSession, error) {
+	key := dir + string(os.PathSeparator) + strings.ToLower(name)
+	v, _, err := sharedSessions.LoadOrNew(key, func() (caddy.Destructor, error) {
+		return &sharedSession{
+			Session: refresher.New(name, refresher.Options{Dir: dir}),
+			key:     key,
+			metrics: newSessionMetrics(name),
+		}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*sharedSession), nil
+}
+
+func (s *sharedSession) release() error {
+	_, err := sharedSessions.Delete(s.key)
+	return err
+}
+
+// observer counts what happens to the session.
+func (s *sharedSession) observer() func(refresher.Note) { return s.metrics.exchanged }
+
+// Destruct ends the session when nobody holds it any more.
+func (s *sharedSession) Destruct() error { return s.Close(context.Background()) }
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+	_ caddy.Destructor   = (*sharedSession)(nil)
+)

@@ -1,0 +1,311 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption(appName, parseGlobal)
+	httpcaddyfile.RegisterHandlerDirective(appName, parseDirective)
+	// Between us and the proxy nothing should see the token, and what checks
+	// callers (basic_auth, forward_auth) has to come first.
+	httpcaddyfile.RegisterDirectiveOrder(appName, httpcaddyfile.Before, "reverse_proxy")
+}
+
+// parseGlobal reads the global option. Several blocks are merged.
+//
+//	token_refresh {
+//		state_dir <path>
+//		encryption_key <base64>
+//		session <name> {
+//			issuer <kind> <url> { … }
+//			tokens <source> …
+//			refresh_before <percent>%|<duration>
+//			lifetime <duration>
+//			wait <duration>
+//			drain <duration>
+//			reauthenticate on|off
+//		}
+//	}
+func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := new(App)
+	if prior, ok := existing.(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(prior.Value, app); err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile reads the global option; see parseGlobal for its syntax.
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the option's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		switch option := d.Val(); option {
+		case "state_dir":
+			if a.StateDir != "" {
+				return d.Errf("%s stands twice", option)
+			}
+			if err := oneArg(d, &a.StateDir); err != nil {
+				return err
+			}
+		case "encryption_key":
+			var key string
+			if err := oneArg(d, &key); err != nil {
+				return err
+			}
+			a.EncryptionKeys = append(a.EncryptionKeys, key)
+		case "session":
+			if err := a.unmarshalSession(d); err != nil {
+				return err
+			}
+		case "pool", "store", "webhook":
+			return d.Errf("%s is not part of this version yet", option)
+		default:
+			return d.Errf("unrecognized option %q of %s", option, appName)
+		}
+	}
+	return nil
+}
+
+func (a *App) unmarshalSession(d *caddyfile.Dispenser) error {
+	var name string
+	if err := oneArg(d, &name); err != nil {
+		return err
+	}
+	if !validName.MatchString(name) {
+		return d.Errf("session name %q: want a letter or digit, then at most 63 of A-Z a-z 0-9 . _ -", name)
+	}
+	for other := range a.Sessions {
+		if strings.EqualFold(other, name) {
+			return d.Errf("session %q is defined already (names differ in more than case)", other)
+		}
+	}
+	s := new(Session)
+	if err := s.UnmarshalCaddyfile(d); err != nil {
+		return err
+	}
+	if a.Sessions == nil {
+		a.Sessions = map[string]*Session{}
+	}
+	a.Sessions[name] = s
+	return nil
+}
+
+// UnmarshalCaddyfile reads a session's block; see parseGlobal for its syntax.
+func (s *Session) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	seen := map[string]bool{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if seen[option] && option != "tokens" {
+			return d.Errf("%s stands twice", option)
+		}
+		seen[option] = true
+		if err := s.unmarshalOption(d, option); err != nil {
+			return err
+		}
+	}
+	if s.IssuerRaw == nil {
+		return d.Err("the session has no issuer: issuer <kind> <url>")
+	}
+	if s.TokensRaw == nil {
+		return d.Err("the session has no tokens source: say where the first pair comes from, if only `tokens import`")
+	}
+	return nil
+}
+
+func (s *Session) unmarshalOption(d *caddyfile.Dispenser, option string) error {
+	switch option {
+	case "issuer":
+		raw, err := guest(d, option, "token_refresh.issuers.", "kind")
+		s.IssuerRaw = raw
+		return err
+	case "tokens":
+		raw, err := guest(d, option, "token_refresh.sources.", "from")
+		s.TokensRaw = append(s.TokensRaw, raw)
+		return err
+	case "refresh_before":
+		if err := oneArg(d, &s.RefreshBefore); err != nil {
+			return err
+		}
+		if _, _, err := parseRefreshBefore(s.RefreshBefore); err != nil {
+			return d.WrapErr(err)
+		}
+		return nil
+	case "lifetime":
+		return duration(d, &s.Lifetime)
+	case "wait":
+		return duration(d, &s.Wait)
+	case "drain":
+		return duration(d, &s.Drain)
+	case "reauthenticate":
+		return onOff(d, &s.Reauthenticate)
+	}
+	return d.Errf("unrecognized option %q of a session", option)
+}
+
+// guest reads a module's segment: its name, then what the module makes of it.
+func guest(d *caddyfile.Dispenser, option, namespace, inlineKey string) (json.RawMessage, error) {
+	if !d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	name := d.Val()
+	if _, err := caddy.GetModule(namespace + name); err != nil {
+		return nil, d.Errf("%s: unknown kind %q", option, name)
+	}
+	mod, err := caddyfile.UnmarshalModule(d, namespace+name)
+	if err != nil {
+		return nil, err
+	}
+	return caddyconfig.JSONModuleObject(mod, inlineKey, name, nil), nil
+}
+
+// parseDirective reads the handler directive.
+//
+//	token_refresh [<matcher>] <session> {
+//		header <name> [<scheme>]
+//		replay_limit <size>
+//		clients <cidr…>|any
+//		origins <origin…>
+//	}
+func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	app := new(App)
+	if option, ok := h.Option(appName).(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(option.Value, app); err != nil {
+			return nil, h.WrapErr(err)
+		}
+	}
+	if _, ok := app.session(handler.Session); !ok {
+		return nil, h.Errf("session %q is not defined: the global option %s defines sessions", handler.Session, appName)
+	}
+	return handler, nil
+}
+
+// UnmarshalCaddyfile reads the directive; see parseDirective for its syntax.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if err := oneArg(d, &h.Session); err != nil {
+		return err
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		switch option := d.Val(); option {
+		case "header":
+			if err := h.unmarshalHeader(d); err != nil {
+				return err
+			}
+		case "replay_limit":
+			var text string
+			if err := oneArg(d, &text); err != nil {
+				return err
+			}
+			size, err := humanize.ParseBytes(text)
+			if err != nil || size > maxCaptured {
+				return d.Errf("replay_limit: want a size up to 32MiB such as 1MiB, or 0, not %q", text)
+			}
+			h.ReplayLimit = int64(size)
+			if size == 0 {
+				h.ReplayLimit = -1
+			}
+		case "clients":
+			list := d.RemainingArgs()
+			if _, err := parseClients(list); err != nil || len(list) == 0 {
+				return d.Errf("clients: want ranges (10.0.0.0/8), addresses, or any, not %q", list)
+			}
+			h.Clients = append(h.Clients, list...)
+		case "origins":
+			list := d.RemainingArgs()
+			if _, err := parseOrigins(list); err != nil || len(list) == 0 {
+				return d.Errf("origins: want origins such as https://app.example.com, not %q", list)
+			}
+			h.Origins = append(h.Origins, list...)
+		default:
+			return d.Errf("unrecognized option %q of %s", option, appName)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalHeader(d *caddyfile.Dispenser) error {
+	if h.Header != "" {
+		return d.Err("header stands twice")
+	}
+	args := d.RemainingArgs()
+	switch len(args) {
+	case 2:
+		h.Scheme = &args[1]
+		fallthrough
+	case 1:
+		h.Header = args[0]
+	default:
+		return d.ArgErr()
+	}
+	probe := Handler{Header: h.Header, Scheme: h.Scheme}
+	if err := probe.provisionCarrier(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// oneArg reads the option's single argument.
+func oneArg(d *caddyfile.Dispenser, to *string) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	*to = d.Val()
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+func duration(d *caddyfile.Dispenser, to *caddy.Duration) error {
+	option := d.Val()
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	dur, err := caddy.ParseDuration(text)
+	if err != nil || dur <= 0 {
+		return d.Errf("%s: %q is not a duration such as 30s or 5m", option, text)
+	}
+	*to = caddy.Duration(dur)
+	return nil
+}
+
+func onOff(d *caddyfile.Dispenser, to **bool) error {
+	option := d.Val()
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	if text != "on" && text != "off" {
+		return d.Errf("%s: want on or off, not %q", option, text)
+	}
+	value := text == "on"
+	*to = &value
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler = (*App)(nil)
+	_ caddyfile.Unmarshaler = (*Handler)(nil)
+)

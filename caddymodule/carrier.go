@@ -1,0 +1,88 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+)
+
+// carrier is the header field that brings the token to the upstream.
+type carrier struct {
+	name   string // canonical
+	scheme string // "" for the bare token
+}
+
+// clone copies a request's header with the token in its place, which is then the
+// only instance of the field: what the caller sent under its name is left out,
+// in every spelling that some server takes for it. The name also goes out of the
+// Connection lists, as Caddy's reverse_proxy removes what they name.
+func (c carrier) clone(src http.Header, value *[1]string, pass refresher.Pass) http.Header {
+	n := 0
+	for _, vv := range src {
+		n += len(vv)
+	}
+	all := make([]string, n) // one backing array for all values
+	dst := make(http.Header, len(src)+1)
+	for name, vv := range src {
+		if c.folds(name) {
+			continue
+		}
+		k := copy(all, vv)
+		dst[name] = all[:k:k]
+		all = all[k:]
+	}
+	if list := dst["Connection"]; len(list) > 0 {
+		c.unlist(dst, list)
+	}
+	switch c.scheme {
+	case "Bearer":
+		value[0] = pass.Bearer()
+	case "":
+		value[0] = pass.Token()
+	default:
+		value[0] = c.scheme + " " + pass.Token()
+	}
+	dst[c.name] = value[:]
+	return dst
+}
+
+// folds reports whether a server may take name for the carrier's: ignoring
+// case, with underscores or spaces for hyphens.
+func (c carrier) folds(name string) bool {
+	if len(name) != len(c.name) {
+		return false
+	}
+	if name == c.name {
+		return true
+	}
+	return strings.EqualFold(strings.NewReplacer("_", "-", " ", "-").Replace(name), c.name)
+}
+
+// unlist takes the carrier's name out of the values of Connection.
+func (c carrier) unlist(dst http.Header, list []string) {
+	var kept []string
+	changed := false
+	for _, value := range list {
+		var options []string
+		for option := range strings.SplitSeq(value, ",") {
+			if c.folds(strings.TrimSpace(option)) {
+				changed = true
+				continue
+			}
+			options = append(options, option)
+		}
+		if len(options) > 0 {
+			kept = append(kept, strings.Join(options, ","))
+		}
+	}
+	switch {
+	case !changed:
+	case len(kept) == 0:
+		delete(dst, "Connection")
+	default:
+		dst["Connection"] = kept
+	}
+}
+
+func isWebSocket(upgrade string) bool { return strings.EqualFold(upgrade, "websocket") }

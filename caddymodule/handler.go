@@ -1,0 +1,359 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+)
+
+func init() { caddy.RegisterModule(new(Handler)) }
+
+// Handler gives each request the current access token of a session before it
+// goes on to the upstream.
+//
+// While a token is fresh, requests pass at once. During an exchange that revokes
+// the previous token they wait; a request whose token was revoked on its way, and
+// that the upstream therefore answered with 401, is sent again with the current
+// one. Whatever the caller sent in the token's header is replaced.
+//
+// It adds `token_refresh` to the access log: session, generation, whether the
+// request was sent again, and how long it waited.
+type Handler struct {
+	// The name of the session. Required.
+	Session string `json:"session,omitempty"`
+
+	// The header field that carries the access token. Default: `Authorization`.
+	// Caddy does not redact others in its own debug logs.
+	Header string `json:"header,omitempty"`
+
+	// What stands before the token in the field. Default: `Bearer` in
+	// `Authorization`, nothing elsewhere.
+	Scheme *string `json:"scheme,omitempty"`
+
+	// A request that was answered 401 can be sent again while at most this many
+	// bytes of its body were read. At most 32 MiB are held by the process.
+	// Default: 1 MiB; -1 turns sending again off.
+	ReplayLimit int64 `json:"replay_limit,omitempty"`
+
+	// Who may use the session: CIDR ranges or addresses of callers, or `any`.
+	// The TCP peer's address counts, never a header. Default: loopback addresses
+	// and unix sockets.
+	Clients []string `json:"clients,omitempty"`
+
+	// Origins whose web pages may use the session, such as
+	// `https://app.example.com`. Default: none but the site itself.
+	Origins []string `json:"origins,omitempty"`
+
+	session *refresher.Session
+	metrics *sessionMetrics
+	logger  *zap.Logger
+	header  string
+	carrier carrier
+	limit   int64
+	clients clientList
+	origins map[string]bool
+}
+
+const (
+	defaultReplayLimit = 1 << 20
+	maxHeld401         = 64 << 10 // of a 401's body; a longer one is passed on as it comes
+	statusClientClosed = 499      // as Caddy's reverse_proxy has it
+)
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.token_refresh", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision sets up the handler.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	app, err := ctx.App(appName)
+	if err != nil {
+		return fmt.Errorf("loading the %s app: %w", appName, err)
+	}
+	cfg, ok := app.(*App).session(h.Session)
+	if !ok {
+		return fmt.Errorf("session %q is not defined in the %s app", h.Session, appName)
+	}
+	h.session, h.metrics = cfg.shared.Session, &cfg.shared.metrics
+
+	if h.clients, err = parseClients(h.Clients); err != nil {
+		return err
+	}
+	if h.origins, err = parseOrigins(h.Origins); err != nil {
+		return err
+	}
+	if err := h.provisionCarrier(); err != nil {
+		return err
+	}
+	h.limit = h.ReplayLimit
+	if h.limit == 0 {
+		h.limit = defaultReplayLimit
+	}
+	h.warn(ctx)
+	return nil
+}
+
+func (h *Handler) provisionCarrier() error {
+	h.header = http.CanonicalHeaderKey(h.Header)
+	if h.header == "" {
+		h.header = "Authorization"
+	}
+	if !httpguts.ValidHeaderFieldName(h.header) {
+		return fmt.Errorf("header: %q is not a header field's name", h.Header)
+	}
+	switch h.header {
+	case "Host", "Connection", "Content-Length", "Transfer-Encoding", "Trailer", "Upgrade", "Te":
+		return fmt.Errorf("header: %s cannot carry a token", h.header)
+	}
+	scheme := ""
+	if h.header == "Authorization" {
+		scheme = "Bearer"
+	}
+	if h.Scheme != nil {
+		scheme = *h.Scheme
+	}
+	if !httpguts.ValidHeaderFieldValue(scheme) {
+		return errors.New("header: the scheme holds a character that no header field may have")
+	}
+	h.carrier = carrier{name: h.header, scheme: scheme}
+	return nil
+}
+
+// warn tells of a configuration that works but lets more out than it seems to.
+func (h *Handler) warn(ctx caddy.Context) {
+	if h.header != "Authorization" {
+		h.logger.Warn("Caddy redacts only Authorization and Cookie in its own debug logs, not this token's header",
+			zap.String("session", h.Session), zap.String("header", h.header))
+	}
+	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return
+	}
+	if open := openListeners(srv.Listen); len(open) > 0 {
+		h.logger.Warn("a session stands behind a listener that other machines can reach; `clients` says who may use it",
+			zap.String("session", h.Session), zap.Strings("listen", open), zap.Strings("clients", h.Clients))
+	}
+	if srv.Logs != nil && srv.Logs.ShouldLogCredentials {
+		h.logger.Warn("log_credentials is on: Caddy's debug logs will show access tokens", zap.String("session", h.Session))
+	}
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if err := h.admit(r); err != nil {
+		h.metrics.refused.Inc()
+		return err
+	}
+	a := newAttempt(h, w, r)
+	defer a.close()
+
+	pass, err := h.session.Enter(r.Context(), a.repeatable)
+	if err != nil {
+		return h.unavailable(w, err)
+	}
+	a.use(pass)
+	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		fields.Set(zap.Object(appName, a))
+	}
+	if err := next.ServeHTTP(&a.rw, &a.req); err != nil || !a.rw.holding() {
+		h.count(a)
+		return err
+	}
+	return h.unauthorized(a, next)
+}
+
+// unauthorized deals with a 401 that is held back.
+func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
+	route := refresher.Route(a.orig.Method, a.path)
+	pass, ok, err := h.session.Unauthorized(a.orig.Context(), a.pass, route)
+	var unavailable *refresher.Unavailable
+	switch {
+	case errors.As(err, &unavailable):
+		a.rw.discard()
+		return h.unavailable(a.rw.ResponseWriter, err)
+	case err != nil || !ok || !a.again():
+		pass.Settle()
+		h.count(a)
+		return a.rw.release()
+	}
+	a.rw.discard()
+	a.use(pass)
+	a.replayed = true
+	err = next.ServeHTTP(&a.rw, &a.req)
+	if a.rw.status == http.StatusUnauthorized {
+		h.session.NoteUnauthorized(pass, route, true)
+	}
+	h.count(a)
+	return err
+}
+
+// count adds the request to the metrics, under one outcome.
+func (h *Handler) count(a *attempt) {
+	switch {
+	case a.replayed:
+		h.metrics.replayed.Inc()
+	case a.waited > 0:
+		h.metrics.waited.Inc()
+	default:
+		h.metrics.passed.Inc()
+		return
+	}
+	if a.waited > 0 {
+		h.metrics.wait.Observe(a.waited.Seconds())
+	}
+}
+
+// unavailable is the answer to a request for which there is no token.
+func (h *Handler) unavailable(w http.ResponseWriter, err error) error {
+	h.metrics.unavailable.Inc()
+	var u *refresher.Unavailable
+	if !errors.As(err, &u) {
+		return caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for a token of session %q: %w", h.Session, err))
+	}
+	if u.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(u.RetryAfter.Seconds()))))
+	}
+	return caddyhttp.Error(http.StatusServiceUnavailable, u)
+}
+
+// attempt is one request on its way through the handler: what goes to the
+// upstream, and what is needed to send it again. It is one allocation.
+type attempt struct {
+	h    *Handler
+	orig *http.Request
+	req  http.Request // what the upstream gets
+	url  url.URL
+	path string
+	rw   responder
+	pass refresher.Pass
+
+	repeatable bool // surely: no body, or a small one of known size
+	replayed   bool
+	waited     time.Duration
+
+	body    *capture // nil: no body
+	groups  map[string]struct{}
+	before  map[string]struct{} // groups as they were, if there were any
+	value   [1]string
+	session string
+}
+
+func newAttempt(h *Handler, w http.ResponseWriter, r *http.Request) *attempt {
+	a := &attempt{h: h, orig: r, path: r.URL.Path, session: h.Session}
+	a.rw.init(w, a)
+
+	// caddyhttp remembers in this map which route groups were satisfied; a
+	// second run would skip their routes. Without it (the key is not exported)
+	// nothing is sent again.
+	a.groups, _ = r.Context().Value(caddy.CtxKey("route_group")).(map[string]struct{})
+	if len(a.groups) > 0 {
+		a.before = maps.Clone(a.groups)
+	}
+	hasBody := r.Body != nil && r.Body != http.NoBody
+	if a.rw.replay = h.limit > 0 && a.groups != nil && mayRepeat(r); a.rw.replay {
+		if hasBody {
+			a.body = newCapture(r.Body, h.limit, r.ContentLength)
+		}
+		a.repeatable = !hasBody || a.body.reserved(r.ContentLength)
+	}
+	return a
+}
+
+// mayRepeat reports whether a request's kind allows to send it again. A 401 says
+// that it was not applied (RFC 9110 section 15.5.2), so its method does not
+// matter, save where the connection itself is handed over.
+func mayRepeat(r *http.Request) bool {
+	if r.Method == http.MethodConnect {
+		return false
+	}
+	upgrade := r.Header["Upgrade"]
+	return len(upgrade) == 0 || len(upgrade) == 1 && isWebSocket(upgrade[0])
+}
+
+// use makes the request that goes to the upstream, with a token.
+func (a *attempt) use(pass refresher.Pass) {
+	a.pass = pass
+	a.waited += pass.Waited
+	r := a.orig
+	a.req = *r
+	a.url = *r.URL
+	a.req.URL = &a.url
+	a.req.Header = a.h.carrier.clone(r.Header, &a.value, pass)
+	if a.body != nil {
+		a.req.Body = a.body.reader()
+	}
+	if _, ok := r.Trailer[a.h.header]; ok {
+		a.req.Trailer = maps.Clone(r.Trailer)
+		delete(a.req.Trailer, a.h.header)
+	}
+}
+
+// again makes ready for the second run; false if it cannot be.
+func (a *attempt) again() bool {
+	if a.body != nil && !a.body.rewind() {
+		return false
+	}
+	a.pass.Settle()
+	clear(a.groups)
+	maps.Copy(a.groups, a.before)
+	a.rw.replay = false
+	return true
+}
+
+// close lets go of what the request holds, however it ended.
+func (a *attempt) close() {
+	if a.body != nil {
+		a.body.close()
+	}
+	if a.pass != (refresher.Pass{}) {
+		a.pass.Settle()
+	}
+}
+
+// answered is called once, when the upstream's answer begins.
+func (a *attempt) answered(status int) {
+	a.pass.Settle()
+	if status >= 200 && status < 300 || status == http.StatusSwitchingProtocols {
+		a.h.session.Accepted(a.pass)
+	}
+	if status == http.StatusUnauthorized && !a.replayed {
+		// It could not be sent again: those that come after shall fare better.
+		a.h.session.NoteUnauthorized(a.pass, refresher.Route(a.orig.Method, a.path), false)
+	}
+}
+
+// repeats reports whether a 401 that has just come may lead to a second run.
+func (a *attempt) repeats() bool {
+	return a.rw.replay && (a.body == nil || a.body.whole()) && a.orig.Context().Err() == nil
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (a *attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("session", a.session)
+	enc.AddUint64("generation", a.pass.Generation())
+	enc.AddBool("replayed", a.replayed)
+	enc.AddFloat64("waited", a.waited.Seconds())
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ zapcore.ObjectMarshaler     = (*attempt)(nil)
+)

@@ -1,0 +1,119 @@
+package caddymodule
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+)
+
+// The collectors are made once for the process and registered anew with every
+// configuration's own registry: made by each configuration they would start
+// from zero at every reload, registered once they would vanish with the first.
+var (
+	exchanges = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: appName, Name: "exchanges_total",
+		Help: "Exchanges with the issuer, by what came of them.",
+	}, []string{"session", "outcome"})
+	exchangeSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: appName, Name: "exchange_duration_seconds",
+		Help:    "How long exchanges took from the first byte sent to the end of the answer.",
+		Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"session"})
+	requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: appName, Name: "requests_total",
+		Help: "Requests that asked for a session's token, by what became of them.",
+	}, []string{"session", "outcome"})
+	waitSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: appName, Name: "wait_seconds",
+		Help:    "How long requests were held back for a token, of those that were.",
+		Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"session"})
+)
+
+// sessionMetrics are one session's collectors, looked up once.
+type sessionMetrics struct {
+	name                                           string
+	passed, waited, replayed, unavailable, refused prometheus.Counter
+	wait, took                                     prometheus.Observer
+}
+
+func newSessionMetrics(name string) sessionMetrics {
+	return sessionMetrics{
+		name:        name,
+		passed:      requests.WithLabelValues(name, "passed"),
+		waited:      requests.WithLabelValues(name, "waited"),
+		replayed:    requests.WithLabelValues(name, "replayed"),
+		unavailable: requests.WithLabelValues(name, "unavailable"),
+		refused:     requests.WithLabelValues(name, "refused"),
+		wait:        waitSeconds.WithLabelValues(name),
+		took:        exchangeSeconds.WithLabelValues(name),
+	}
+}
+
+// exchanged counts what a note tells of an exchange.
+func (m sessionMetrics) exchanged(n refresher.Note) {
+	if n.Class == 0 {
+		return
+	}
+	exchanges.WithLabelValues(m.name, n.Class.String()).Inc()
+	if n.Took > 0 {
+		m.took.Observe(n.Took.Seconds())
+	}
+}
+
+// liveMetrics reads the sessions when it is scraped.
+type liveMetrics struct{ expiry, sessions, intents *prometheus.Desc }
+
+var live = liveMetrics{
+	expiry: prometheus.NewDesc("caddy_token_refresh_expiry_timestamp_seconds",
+		"When the session's access token expires, in seconds since 1970.", []string{"session"}, nil),
+	sessions: prometheus.NewDesc("caddy_token_refresh_sessions",
+		"Sessions by their state.", []string{"pool", "state"}, nil),
+	intents: prometheus.NewDesc("caddy_token_refresh_intents_open",
+		"Exchanges under way or with an unknown outcome.", nil, nil),
+}
+
+// Describe implements prometheus.Collector.
+func (l liveMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- l.expiry
+	ch <- l.sessions
+	ch <- l.intents
+}
+
+// Collect implements prometheus.Collector.
+func (l liveMetrics) Collect(ch chan<- prometheus.Metric) {
+	states := map[refresher.Phase]int{}
+	open := 0
+	sharedSessions.Range(func(_, v any) bool {
+		shared, ok := v.(*sharedSession)
+		if !ok {
+			return true // being made
+		}
+		st := shared.Status()
+		states[st.State]++
+		if st.IntentOpen {
+			open++
+		}
+		if !st.ExpiresAt.IsZero() {
+			ch <- prometheus.MustNewConstMetric(l.expiry, prometheus.GaugeValue, float64(st.ExpiresAt.UnixNano())/float64(time.Second), st.Name)
+		}
+		return true
+	})
+	for state, n := range states {
+		ch <- prometheus.MustNewConstMetric(l.sessions, prometheus.GaugeValue, float64(n), "", string(state))
+	}
+	ch <- prometheus.MustNewConstMetric(l.intents, prometheus.GaugeValue, float64(open))
+}
+
+func registerMetrics(reg *prometheus.Registry) error {
+	for _, c := range []prometheus.Collector{exchanges, exchangeSeconds, requests, waitSeconds, live} {
+		var already prometheus.AlreadyRegisteredError
+		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,273 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/journal"
+)
+
+// actor runs step for one session. Its goroutine alone touches these fields;
+// what takes long is done by workers, each of which posts one event when it is
+// done.
+type actor struct {
+	session *Session
+	state   state
+	config  *attachment // the newest that was in force
+	busy    int         // workers that have yet to post
+	timer   *time.Timer
+
+	lock    *journal.Lock
+	journal *journal.Journal
+	hashKey []byte
+	aside   bool // the journal on disk cannot be read and must not be overwritten
+}
+
+// Events that are about the actor rather than the protocol.
+type (
+	evAttached struct{ config *attachment }
+	evDetached struct{}
+	evLocked   struct{ config *attachment }
+	evJournal  struct {
+		lock    *journal.Lock
+		journal *journal.Journal
+		record  *record
+		hashKey []byte
+		damaged error
+	}
+	evWorked struct{ event any } // a worker is done
+)
+
+func (a *actor) run() {
+	s := a.session
+	defer close(s.done)
+	a.timer = time.NewTimer(time.Hour)
+	defer a.timer.Stop()
+	closing := s.ctx.Done()
+	for {
+		select {
+		case ev := <-s.mailbox:
+			a.handle(ev)
+		case <-a.timer.C:
+			a.step(evTick{})
+		case <-closing:
+			closing = nil
+			a.step(evClose{})
+		}
+		if closing == nil && a.idle() {
+			a.release()
+			return
+		}
+	}
+}
+
+// idle reports whether a closing session has nothing left to wait for.
+func (a *actor) idle() bool {
+	return a.busy == 0 && a.state.stage == stageIdle &&
+		(a.state.version == a.state.saved || a.state.saveErr != "" || a.journal == nil)
+}
+
+func (a *actor) release() {
+	if a.journal != nil {
+		_ = a.journal.Close()
+	}
+	if a.lock != nil {
+		_ = a.lock.Unlock()
+	}
+}
+
+func (a *actor) handle(event any) {
+	if worked, ok := event.(evWorked); ok {
+		a.busy--
+		event = worked.event
+	}
+	switch ev := event.(type) {
+	case nil:
+	case evAttached:
+		a.config = ev.config
+		a.step(a.configured(true))
+	case evDetached:
+		a.step(a.configured(false))
+	case evLocked:
+		a.work(func() any { return a.session.waitForJournal(ev.config) })
+	case evJournal:
+		a.opened(ev)
+	default:
+		a.step(ev)
+	}
+}
+
+func (a *actor) configured(running bool) evConfigured {
+	ev := evConfigured{policy: a.config.Policy, profile: a.config.Issuer.Profile(), running: running}
+	for _, src := range a.config.Sources {
+		ev.signsIn = ev.signsIn || src.SignsIn()
+	}
+	return ev
+}
+
+// waitForJournal tries until the other process has ended or this session is
+// closed.
+func (s *Session) waitForJournal(cfg *attachment) any {
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		ev, err := s.tryOpen(cfg.Keys)
+		if err == nil {
+			return ev
+		}
+		if !errors.Is(err, journal.ErrLocked) {
+			cfg.Logger.Error("opening the journal (retrying)", zap.String("session", s.name), zap.Error(err))
+		}
+	}
+}
+
+func (a *actor) opened(ev evJournal) {
+	a.lock, a.journal, a.hashKey = ev.lock, ev.journal, ev.hashKey
+	a.state.env.hash, a.state.env.spread = keyed(ev.hashKey)
+	if ev.damaged != nil {
+		a.aside = true
+		a.step(evUnusable{reason: ReasonUndecryptable, detail: ev.damaged.Error()})
+		return
+	}
+	a.step(evOpened{rec: ev.record})
+}
+
+func (a *actor) step(event any) {
+	var effects []any
+	a.state, effects = step(a.state, a.session.clock.Now(), event)
+	for _, eff := range effects {
+		a.perform(eff)
+	}
+	a.session.status.Store(a.state.status(a.session))
+}
+
+func (a *actor) perform(effect any) {
+	s := a.session
+	switch eff := effect.(type) {
+	case effWake:
+		a.timer.Reset(max(eff.at.Boot-s.clock.Now().Boot, time.Millisecond))
+	case effPublish:
+		a.publish(eff)
+	case effReply:
+		eff.to <- eff.err
+	case effVerdict:
+		eff.to <- eff.verdict
+	case effNote:
+		a.tell(eff.note)
+	case effPrepare:
+		cfg := a.config
+		a.work(func() any {
+			conn, err := s.prepare(cfg)
+			return evPrepared{attempt: eff.attempt, conn: conn, err: err}
+		})
+	case effDrop:
+		eff.conn.Close()
+	case effDrain:
+		a.drain(eff)
+	case effSave:
+		a.work(func() any { return evSaved{version: eff.version, err: a.save(eff.rec)} })
+	case effSend:
+		timeout := orDefault(a.config.Issuer.Profile().Timeout, defaultTimeout)
+		a.work(func() any {
+			// Nobody's context but its own: from here on only the issuer's
+			// answer counts, whoever hangs up or wants to stop.
+			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			return evAnswer{answer: eff.conn.Send(ctx, eff.pair)}
+		})
+	case effFetch:
+		sources := a.config.Sources
+		a.work(func() any { return s.fetch(eff, sources) })
+	}
+}
+
+// work runs f on a goroutine of the actor's, which waits for its event before it
+// ends.
+func (a *actor) work(f func() any) {
+	a.busy++
+	go func() { a.session.mailbox <- evWorked{f()} }()
+}
+
+func (a *actor) publish(eff effPublish) {
+	old := a.session.cur.Load()
+	a.session.cur.Store(newSnapshot(eff.view, eff.token, a.state.sched.notAfter, a.state.policy.wait()))
+	close(old.next)
+}
+
+func (a *actor) drain(eff effDrain) {
+	snap := a.session.cur.Load()
+	snap.closeGate()
+	a.work(func() any {
+		limit := time.NewTimer(eff.limit)
+		defer limit.Stop()
+		select {
+		case <-snap.drained:
+		case <-limit.C:
+		}
+		return evDrained{attempt: eff.attempt}
+	})
+}
+
+func (s *Session) prepare(cfg *attachment) (Exchange, error) {
+	timeout := orDefault(cfg.Issuer.Profile().Timeout, defaultTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	defer cancel()
+	if cfg.Throttle != nil {
+		if err := cfg.Throttle(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return cfg.Issuer.Prepare(ctx)
+}
+
+// save seals a record and writes it. A journal that could not be read is put
+// aside first, never overwritten.
+func (a *actor) save(rec record) error {
+	s := a.session
+	if a.aside {
+		if a.journal != nil {
+			_ = a.journal.Close()
+			a.journal = nil
+		}
+		if err := journal.SetAside(s.dir, s.key, "unreadable-"+time.Now().UTC().Format("20060102T150405")); err != nil {
+			return err
+		}
+		j, err := journal.Open(s.dir, s.key)
+		if err != nil {
+			return err
+		}
+		a.journal, a.aside = j, false
+	}
+	sealed, err := vault{ring: a.config.Keys, name: s.key}.seal(&rec, a.hashKey)
+	if err != nil {
+		return err
+	}
+	return a.journal.Write(sealed)
+}
+
+// fetch asks the sources in their order. Only the first that has a pair is
+// looked at.
+func (s *Session) fetch(what effFetch, sources []Source) any {
+	err := ErrNoPair
+	for _, src := range sources {
+		if src.SignsIn() && !what.signIn || !src.SignsIn() && !what.lying {
+			continue
+		}
+		pair, srcErr := src.Fetch(s.ctx)
+		if srcErr == nil {
+			return evSeed{seed{pair: pair, source: src.String(), signsIn: src.SignsIn()}}
+		}
+		if !errors.Is(srcErr, ErrNoPair) || errors.Is(err, ErrNoPair) {
+			err = srcErr
+		}
+	}
+	return evNoSeed{signIn: what.signIn, err: err}
+}

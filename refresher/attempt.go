@@ -1,0 +1,360 @@
+package refresher
+
+import (
+	"errors"
+	"time"
+)
+
+// begin starts what is due: signing in, or an exchange.
+func (m *machine) begin() {
+	if m.stage != stageIdle || !m.opened || !m.running || m.closing {
+		return
+	}
+	if !m.usable() {
+		m.beginSignIn()
+		return
+	}
+	at, last, ok := m.nextAttempt()
+	if !ok {
+		return
+	}
+	if !m.reached(at) {
+		m.wakeAt(at)
+		return
+	}
+	m.stretched = m.stretched || last
+	m.spend()
+	why := m.wanted
+	if why == "" {
+		why = causeDue
+	}
+	m.wanted = ""
+	m.attempt = attempt{id: m.attempt.id + 1, cause: why, began: m.now, prior: m.rec.Intent, unsaved: last}
+	m.stage = stagePreparing
+	m.emit(effPrepare{attempt: m.attempt.id})
+}
+
+// nextAttempt is when the generation in use may be exchanged; last says that it
+// is the one attempt made before the end in spite of backoff.
+func (m *machine) nextAttempt() (at Instant, last, ok bool) {
+	if m.rec.Intent != nil {
+		at, ok = m.nextUncertain()
+		return at, false, ok
+	}
+	if m.wanted == causeOperator {
+		return m.now, false, true
+	}
+	switch {
+	case m.wanted != "":
+		at = m.now
+	case !m.sched.refreshAt.IsZero():
+		at = m.sched.refreshAt
+	default:
+		return at, false, false
+	}
+	at = later(at, m.afford())
+	if m.failures > 0 {
+		at = later(at, m.next)
+	}
+	ok = m.saveErr == "" // an attempt whose intent cannot be written is not begun
+	if m.sched.known() && !m.stretched {
+		end := m.sched.notAfter.Add(-m.sched.stretch(orDefault(m.profile.Timeout, defaultTimeout)))
+		if !ok || at.Boot > end.Boot {
+			return end, true, true
+		}
+	}
+	return at, false, ok
+}
+
+const defaultTimeout = 10 * time.Second
+
+// nextUncertain is when a generation may be tried again whose last attempt may
+// have been committed (rotation.md 4.6, contract 3b).
+func (m *machine) nextUncertain() (Instant, bool) {
+	const maxRetries = 2
+	in := m.rec.Intent
+	switch {
+	case m.profile.ReuseInterval > 0 && m.now.Wall.Sub(in.At) < m.profile.ReuseInterval*4/5:
+		return m.next, true
+	case in.Answered:
+		return later(m.quietAt, m.next), true
+	case in.Retries >= maxRetries:
+		return Instant{}, false
+	case m.profile.RevokesPrevious:
+		// The access token is the witness: while the upstream takes it, nothing
+		// was committed.
+		return later(m.quietAt, m.next), m.witnessed
+	case m.sched.known():
+		// As late as can be: until then the access token serves.
+		return later(later(m.quietAt, m.next), m.sched.notAfter.Add(-m.sched.lead/3)), true
+	}
+	return later(m.quietAt, m.next), true
+}
+
+// prepared: the connection to the issuer stands, or not.
+func (m *machine) prepared(ev evPrepared) {
+	if m.stage != stagePreparing || ev.attempt != m.attempt.id {
+		if ev.err == nil {
+			m.emit(effDrop{conn: ev.conn})
+		}
+		return
+	}
+	if ev.err != nil {
+		m.failed(Answer{Class: ClassNotSent, Err: ev.err})
+		return
+	}
+	m.attempt.conn = ev.conn
+	if !m.profile.RevokesPrevious {
+		m.record()
+		return
+	}
+	m.attempt.gated = true
+	m.stage = stageDraining
+	m.emit(effDrain{attempt: m.attempt.id, limit: min(m.policy.drain(), m.sched.lead/3)})
+}
+
+func (m *machine) drained(ev evDrained) {
+	if m.stage == stageDraining && ev.attempt == m.attempt.id {
+		m.record()
+	}
+}
+
+// record writes the intent. It comes after the drain, so that a crash while
+// draining is known to have sent nothing.
+func (m *machine) record() {
+	in := intent{At: m.now.Wall}
+	if m.attempt.prior != nil {
+		in.Retries = m.attempt.prior.Retries + 1
+		if m.profile.ReuseInterval > 0 {
+			in.At = m.attempt.prior.At // the interval counts from the first
+		}
+	}
+	m.rec.Intent = &in
+	m.stage = stageRecording
+	m.changedNow()
+}
+
+// recorded: a write of the journal ended while the intent is waited for.
+func (m *machine) recorded() {
+	switch {
+	case m.saved >= m.attempt.saving, m.saveErr != "" && m.attempt.unsaved:
+		m.stage = stageSending
+		m.attempt.sent = m.now
+		m.emit(effSend{conn: m.attempt.conn, pair: m.rec.pair()})
+	case m.saveErr != "":
+		m.emit(effDrop{conn: m.attempt.conn})
+		m.notCommitted(Answer{Class: ClassNotSent, Err: errors.New("the journal cannot be written: " + m.saveErr)})
+	}
+}
+
+// answered: the issuer's answer, or that there is none.
+func (m *machine) answered(a Answer) {
+	if m.stage != stageSending {
+		return
+	}
+	if a.OffsetError > 0 {
+		m.offset = 0
+		if slack := a.OffsetError + time.Second/2; a.Offset.Abs() > slack {
+			m.offset = a.Offset + a.OffsetError // the later of what it may be
+		}
+	}
+	prior := m.attempt.prior
+	switch a.Class {
+	case ClassOK:
+		m.rotated(a)
+	case ClassUnknown, ClassQuiet:
+		m.unknown(a)
+	case ClassRejected:
+		m.rejected(a)
+	case ClassUnauthorized:
+		if m.upstream401 || prior != nil || m.refused {
+			m.rejected(a)
+			return
+		}
+		m.refused = true
+		m.notCommitted(a)
+	case ClassConfig:
+		if prior != nil && a.Status == 400 {
+			m.rejected(a)
+			return
+		}
+		m.notCommitted(a)
+	default:
+		m.notCommitted(a)
+	}
+}
+
+// notCommitted: this attempt changed nothing at the issuer.
+func (m *machine) notCommitted(a Answer) {
+	m.rec.Intent = m.attempt.prior
+	m.remember(a)
+	m.changed()
+	m.failed(a)
+}
+
+// failed ends an attempt after which the refresh token may be sent again.
+func (m *machine) failed(a Answer) {
+	if m.failures == 0 {
+		m.failing = m.now
+	}
+	m.failures++
+	m.lastErr, m.lastClass = a.Err.Error(), a.Class
+	m.next = m.now.Add(m.backoff(a))
+	m.end(a)
+	m.note(Note{Kind: NoteExchangeFailed, Class: a.Class, Status: a.Status, Err: m.lastErr, Took: m.attempt.took(m.now), Next: m.next.Wall})
+}
+
+// end closes an attempt, whatever became of it.
+func (m *machine) end(a Answer) {
+	m.stage = stageIdle
+	m.attempt.gated = false
+	m.shown = view{} // publish anew: that opens the gate
+	for _, to := range m.waiting {
+		m.emit(effReply{to: to, err: a.Err})
+	}
+	m.waiting = nil
+}
+
+// backoff is how long the next attempt waits (rotation.md 7.2, contract 3b).
+func (m *machine) backoff(a Answer) time.Duration {
+	n := min(m.failures-1, 16)
+	doubled := func(base, limit time.Duration) time.Duration {
+		return m.sched.scaled(min(base<<n, limit))
+	}
+	var d time.Duration
+	switch a.Class {
+	case ClassRedirect:
+		d = doubled(2*time.Second, time.Minute)
+	case ClassConfig:
+		d = doubled(time.Minute, 15*time.Minute)
+	case ClassUnauthorized:
+		d = m.sched.holdOff
+	default:
+		full := doubled(time.Second, min(30*time.Second, max(m.sched.lead/6, time.Second)))
+		u := m.env.spread(m.rec.Epoch, m.rec.Generation, uint64(m.failures))
+		d = time.Duration((0.2 + 0.8*u) * float64(full))
+		if m.failures > 1 {
+			d = max(d, m.sched.scaled(2*time.Second))
+		}
+	}
+	return max(d, a.RetryAfter)
+}
+
+// unknown: the refresh token may be spent.
+func (m *machine) unknown(a Answer) {
+	in := *m.rec.Intent
+	in.Unknown = true
+	in.Answered = a.Class == ClassQuiet
+	m.rec.Intent = &in
+	if !a.Raw.IsZero() {
+		m.rec.Kept = keepRaw(a.Raw)
+	}
+	m.remember(a)
+	m.changed()
+	m.failures++
+	if m.failures == 1 {
+		m.failing = m.now
+	}
+	m.lastErr, m.lastClass = a.Err.Error(), a.Class
+	m.end(a)
+	m.becomeUncertain(m.lastErr)
+	m.quietAt = later(m.quietAt, m.now.Add(a.RetryAfter))
+}
+
+// becomeUncertain starts the hold-off of rec.Intent.
+func (m *machine) becomeUncertain(why string) {
+	m.witnessed = false
+	m.quietAt = m.now.Add(m.sched.holdOff)
+	m.next = m.now.Add(m.sched.scaled(500 * time.Millisecond << min(m.rec.Intent.Retries, 3)))
+	m.note(Note{Kind: NoteUncertain, Err: why, Class: m.lastClass, Took: m.attempt.took(m.now), Next: m.quietAt.Wall})
+}
+
+// rejected: the issuer says that the refresh token is finished. If an earlier
+// attempt of ours may have been committed, it was that one.
+func (m *machine) rejected(a Answer) {
+	reason := ReasonRejected
+	if m.attempt.prior != nil {
+		reason = ReasonTwoGenerals
+	}
+	m.remember(a)
+	m.lastErr, m.lastClass = a.Err.Error(), a.Class
+	m.end(a)
+	m.lose(reason, m.lastErr)
+}
+
+// rotated: the next pair is here.
+func (m *machine) rotated(a Answer) {
+	old := m.rec.pair()
+	if a.Pair.Refresh.IsZero() {
+		a.Pair.Refresh = old.Refresh // RFC 6749 section 6
+	}
+	m.rec.Spent = appendBounded(m.rec.Spent, maxSpent, m.env.hash(old.Refresh))
+	m.rec.Generation++
+	m.rec.Intent, m.rec.Kept = nil, ""
+	m.adopt(a.Pair, m.attempt.sent, m.offset)
+	m.remember(a)
+	m.born = m.now
+	if m.expired() {
+		m.odd++ // expired when it came: the clocks disagree, or the issuer does
+		m.sched.notAfter, m.rec.Expires = Instant{}, false
+		m.sched.refreshAt = m.now.Add(30 * time.Second << min(m.odd-1, 5))
+	} else {
+		m.odd = 0
+	}
+	m.stage = stageCommitting
+	m.attempt.commit = m.now
+	m.changedNow()
+}
+
+// adopt makes a pair the one in use, as received at sent.
+func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
+	m.rec.Access, m.rec.Refresh = p.Access.Reveal(), p.Refresh.Reveal()
+	m.rec.Left, m.rec.Expires = measure(p, sent, offset, m.policy.Lifetime)
+	m.rec.Received, m.rec.ReceivedBoot, m.rec.BootID = sent.Wall, sent.Boot, m.env.bootID
+	m.received = sent
+	m.plan()
+	m.failures, m.degraded, m.stretched, m.refused = 0, false, false, false
+	m.lastErr, m.lastClass = "", 0
+	m.upstream401, m.triggered, m.witnessed = false, false, false
+	m.wanted = ""
+}
+
+// lateCommit opens the gate when the journal takes too long.
+func (m *machine) lateCommit() {
+	if m.stage != stageCommitting {
+		return
+	}
+	at := m.attempt.commit.Add(commitGrace)
+	if !m.reached(at) {
+		m.wakeAt(at)
+		return
+	}
+	m.note(Note{Kind: NoteJournalLate})
+	m.committed()
+}
+
+// committed: requests may have the new token.
+func (m *machine) committed() {
+	m.end(Answer{})
+	m.note(Note{Kind: NoteRotated, Class: ClassOK, Took: m.attempt.took(m.attempt.commit), Next: m.sched.refreshAt.Wall, Cause: string(m.attempt.cause)})
+}
+
+// remember adds the attempt to the history.
+func (m *machine) remember(a Answer) {
+	r := Rotation{
+		At: m.now.Wall, Epoch: m.rec.Epoch, Generation: m.rec.Generation,
+		Outcome: a.Class.String(), Took: m.attempt.took(m.now),
+	}
+	if a.Err != nil {
+		r.Error = a.Err.Error()
+	}
+	m.rec.History = appendBounded(m.rec.History, maxHistory, r)
+}
+
+// took is how long the exchange itself lasted until now; 0 if it was not sent.
+func (a attempt) took(now Instant) time.Duration {
+	if a.sent.IsZero() {
+		return 0
+	}
+	return now.Sub(a.sent)
+}

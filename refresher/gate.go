@@ -1,0 +1,323 @@
+package refresher
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxWaiting bounds the requests that wait for one session's token.
+	maxWaiting = 1024
+
+	// settleAfter is how long after its headers went out an unanswered request
+	// counts as authenticated: an upload that is still being sent need not hold
+	// up an exchange.
+	settleAfter = time.Second
+
+	gateClosed = 1 << 63
+)
+
+// snapshot is what requests see of a session: one is published for each change
+// of the view. All but word and the channels is immutable.
+type snapshot struct {
+	view
+	header   string // "Bearer " and the token
+	notAfter Instant
+	wait     time.Duration
+
+	// word is the gate: its top bit says closed, the rest counts the requests
+	// that carry this token, could not be sent again, and have no answer yet.
+	// One word, so that passing and closing have an order: whoever passed is
+	// counted before the closer looks.
+	word    atomic.Uint64
+	drained chan struct{} // closed once: gate closed and nobody counted
+	next    chan struct{} // closed when a successor is published
+}
+
+const bearerPrefix = "Bearer "
+
+func newSnapshot(v view, token Secret, notAfter Instant, wait time.Duration) *snapshot {
+	return &snapshot{
+		view: v, header: bearerPrefix + token.Reveal(), notAfter: notAfter, wait: wait,
+		drained: make(chan struct{}), next: make(chan struct{}),
+	}
+}
+
+// count lets a request pass that the closing gate has to wait for.
+func (s *snapshot) count() bool {
+	if s.word.Add(1)&gateClosed == 0 {
+		return true
+	}
+	s.uncount()
+	return false
+}
+
+func (s *snapshot) uncount() {
+	if s.word.Add(^uint64(0)) == gateClosed {
+		s.markDrained()
+	}
+}
+
+// closeGate holds back what comes from now on; drained tells when those that
+// passed before are done.
+func (s *snapshot) closeGate() {
+	if s.word.Or(gateClosed) == 0 {
+		s.markDrained()
+	}
+}
+
+// markDrained may be reached twice: a request that finds the gate closed counts
+// itself in and out again.
+func (s *snapshot) markDrained() {
+	if s.word.CompareAndSwap(gateClosed, gateClosed|gateDrained) {
+		close(s.drained)
+	}
+}
+
+// gateDrained marks that drained was closed. It lies far above any count.
+const gateDrained = 1 << 62
+
+// Pass is a request's leave to go on with one generation's access token. The
+// zero value is none.
+type Pass struct {
+	snap *snapshot
+	hold *hold
+
+	// Waited is how long the request was held back for it.
+	Waited time.Duration
+}
+
+// Bearer returns the access token behind "Bearer ".
+func (p Pass) Bearer() string { return p.snap.header }
+
+// Token returns the access token alone.
+func (p Pass) Token() string { return p.snap.header[len(bearerPrefix):] }
+
+// Generation returns the number of the token's pair within its epoch.
+func (p Pass) Generation() uint64 { return p.snap.generation }
+
+// Epoch returns the number of the login that the token comes from.
+func (p Pass) Epoch() uint64 { return p.snap.epoch }
+
+// Settle tells that the upstream has dealt with the token: its answer has
+// begun, or the request is over. It may be called more than once.
+func (p Pass) Settle() {
+	if p.hold != nil {
+		p.hold.release()
+	}
+}
+
+// hold is a counted request.
+type hold struct {
+	snap     *snapshot
+	released atomic.Bool
+	timer    *time.Timer
+}
+
+func (s *snapshot) hold() *hold {
+	if !s.count() {
+		return nil
+	}
+	h := &hold{snap: s}
+	h.timer = time.AfterFunc(settleAfter, h.release)
+	return h
+}
+
+func (h *hold) release() {
+	if h.released.CompareAndSwap(false, true) {
+		h.timer.Stop()
+		h.snap.uncount()
+	}
+}
+
+// Unavailable is why a request cannot have a token.
+type Unavailable struct {
+	Session string
+	Lost    Reason // set: a new login is needed
+	Busy    bool   // too many requests wait already
+
+	// RetryAfter is when it is worth asking again; 0 where it is not.
+	RetryAfter time.Duration
+}
+
+// Error implements error.
+func (u *Unavailable) Error() string {
+	switch {
+	case u.Lost != "":
+		return fmt.Sprintf("session %q is lost (%s): a new login is needed", u.Session, u.Lost)
+	case u.Busy:
+		return fmt.Sprintf("session %q: %d requests wait for a token already", u.Session, maxWaiting)
+	}
+	return fmt.Sprintf("session %q has no live access token at present", u.Session)
+}
+
+// Enter gives a request the session's access token. It returns at once while
+// one is fresh. During an exchange that revokes the previous token, or where the
+// next attempt is near, it waits: at most the policy's wait, or until ctx ends.
+// Its error is an [*Unavailable] or the context's cause.
+//
+// repeatable says that the request can be sent again should the token turn out
+// to be revoked; the others are counted, and an exchange waits for them until
+// they call [Pass.Settle].
+func (s *Session) Enter(ctx context.Context, repeatable bool) (Pass, error) {
+	if p, ok := s.cur.Load().pass(repeatable); ok {
+		return p, nil
+	}
+	return s.enterWaiting(ctx, repeatable)
+}
+
+// pass is the way through the gate: two loads, or for a counted request an
+// atomic add.
+func (s *snapshot) pass(repeatable bool) (Pass, bool) {
+	if s.mode != modeReady {
+		return Pass{}, false
+	}
+	if repeatable {
+		return Pass{snap: s}, s.word.Load()&gateClosed == 0
+	}
+	h := s.hold()
+	return Pass{snap: s, hold: h}, h != nil
+}
+
+func (s *Session) enterWaiting(ctx context.Context, repeatable bool) (Pass, error) {
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > maxWaiting {
+		return Pass{}, &Unavailable{Session: s.name, Busy: true, RetryAfter: time.Second}
+	}
+	began := time.Now()
+	limit := time.NewTimer(s.cur.Load().wait)
+	defer limit.Stop()
+	for {
+		snap := s.cur.Load()
+		if p, ok := snap.pass(repeatable); ok {
+			p.Waited = time.Since(began)
+			return p, nil
+		}
+		if err := s.hopeless(snap, time.Since(began)); err != nil {
+			return Pass{}, err
+		}
+		select {
+		case <-snap.next:
+		case <-ctx.Done():
+			return Pass{}, context.Cause(ctx)
+		case <-s.done:
+			return Pass{}, &Unavailable{Session: s.name, RetryAfter: time.Second}
+		case <-limit.C:
+			if snap := s.cur.Load(); snap.mode == modeReady && s.clock.Now().Boot < snap.notAfter.Boot {
+				// The issuer takes longer than a request may wait, and may not
+				// have committed at all. The token has not ended: try it.
+				return Pass{snap: snap, Waited: time.Since(began)}, nil
+			}
+			return Pass{}, &Unavailable{Session: s.name, RetryAfter: time.Second}
+		}
+	}
+}
+
+// hopeless tells why waiting on snap is of no use; nil if it is.
+func (s *Session) hopeless(snap *snapshot, waited time.Duration) error {
+	u := &Unavailable{Session: s.name}
+	switch snap.mode {
+	case modeLost:
+		u.Lost = snap.reason
+		return u
+	case modeEmpty:
+		u.RetryAfter = 5 * time.Second
+		return u
+	case modeLater:
+		until := time.Duration(snap.until) - s.clock.Now().Boot
+		if waited+until > snap.wait {
+			u.RetryAfter = max(until, time.Second)
+			return u
+		}
+	}
+	return nil
+}
+
+// Unauthorized tells that the upstream answered 401 to a request with p's token
+// and asks what to do. With ok the request is to be sent again with the pass
+// that comes back; without, the caller gets the 401 as it is. again says that
+// the request was sent again before; a request that cannot be calls
+// [Session.NoteUnauthorized]. The error is the one of [Session.Enter].
+func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next Pass, ok bool, err error) {
+	began := time.Now()
+	limit := time.NewTimer(p.snap.wait)
+	defer limit.Stop()
+	for {
+		snap := s.cur.Load()
+		v := verdictAgain
+		if snap.mode == modeReady && snap.epoch == p.snap.epoch && snap.generation == p.snap.generation {
+			v = s.ask(ctx, p, route)
+		}
+		switch v {
+		case verdictAgain:
+			next, err = s.Enter(ctx, false) // it is not sent a third time
+			next.Waited = time.Since(began)
+			return next, err == nil, err
+		case verdictLag:
+			lag := time.NewTimer(min(250*time.Millisecond, snap.wait))
+			defer lag.Stop()
+			select {
+			case <-lag.C:
+			case <-ctx.Done():
+				return Pass{}, false, context.Cause(ctx)
+			}
+			next, err = s.Enter(ctx, false)
+			next.Waited = time.Since(began)
+			return next, err == nil, err
+		case verdictPass:
+			return Pass{}, false, nil
+		}
+		select {
+		case <-snap.next:
+		case <-ctx.Done():
+			return Pass{}, false, context.Cause(ctx)
+		case <-s.done:
+			return Pass{}, false, nil
+		case <-limit.C:
+			return Pass{}, false, nil
+		}
+	}
+}
+
+func (s *Session) ask(ctx context.Context, p Pass, route string) verdict {
+	reply := make(chan verdict, 1)
+	ev := evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, route: route, reply: reply}
+	select {
+	case s.mailbox <- ev:
+	case <-ctx.Done():
+		return verdictPass
+	case <-s.done:
+		return verdictPass
+	}
+	select {
+	case v := <-reply:
+		return v
+	case <-s.done:
+		return verdictPass
+	}
+}
+
+// NoteUnauthorized tells that the upstream answered 401 to p's token where the
+// caller gets that answer: because the request cannot be sent again, or, with
+// again, because it was. An exchange may follow for those that come after.
+func (s *Session) NoteUnauthorized(p Pass, route string, again bool) {
+	s.tell(evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, route: route, again: again})
+}
+
+// Accepted tells that the upstream took p's token. It costs nothing unless the
+// session waits for exactly that.
+func (s *Session) Accepted(p Pass) {
+	if p.snap.watch {
+		s.tell(evAccepted{epoch: p.snap.epoch, generation: p.snap.generation})
+	}
+}
+
+// tell posts what may get lost: the next request will say it again.
+func (s *Session) tell(event any) {
+	select {
+	case s.mailbox <- event:
+	default:
+	}
+}

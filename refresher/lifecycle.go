@@ -1,0 +1,237 @@
+package refresher
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Reason says why a session is lost.
+type Reason string
+
+// The reasons.
+const (
+	// ReasonTwoGenerals: an exchange may have been committed whose answer never
+	// arrived; nobody holds the pair that it led to.
+	ReasonTwoGenerals Reason = "two_generals"
+	// ReasonRejected: the issuer refused the refresh token, and no attempt of
+	// ours explains it: it expired, was revoked, or somebody else used it.
+	ReasonRejected Reason = "rejected"
+	// ReasonExpired: the access token ended, and the issuer wants a live one.
+	ReasonExpired Reason = "expired_at"
+	// ReasonUndecryptable: the stored pair cannot be opened with the keys given.
+	ReasonUndecryptable Reason = "undecryptable"
+)
+
+// Errors of [Session.Import] and [Session.Refresh].
+var (
+	ErrSpent     = errors.New("this refresh token was already used in this session: sign in again and import the new pair")
+	ErrNoRefresh = errors.New("the pair has no refresh token")
+	ErrNotNow    = errors.New("no exchange can be made now")
+)
+
+// seed is a pair from outside that may start a new epoch.
+type seed struct {
+	pair    Pair
+	source  string
+	signsIn bool // made by signing in: new even if its refresh token is not
+	reply   chan<- error
+}
+
+// signIn is how far getting a new login has come.
+type signIn struct {
+	running  bool
+	failures int
+	next     Instant
+	lastErr  string // why the last one failed
+}
+
+// offered takes a seed, or keeps it until the exchange under way is over.
+func (m *machine) offered(s seed) {
+	if s.signsIn {
+		m.signIn = signIn{}
+	}
+	if m.stage != stageIdle {
+		if m.pending != nil && m.pending.reply != nil {
+			m.emit(effReply{to: m.pending.reply, err: errors.New("another pair came first")})
+		}
+		m.pending = &s
+		return
+	}
+	m.reply(s, m.seeded(s))
+}
+
+func (m *machine) takePending() {
+	if m.pending == nil || m.stage != stageIdle {
+		return
+	}
+	s := *m.pending
+	m.pending = nil
+	m.reply(s, m.seeded(s))
+}
+
+func (m *machine) reply(s seed, err error) {
+	if s.reply != nil {
+		m.emit(effReply{to: s.reply, err: err})
+	}
+}
+
+// seeded starts a new epoch with a pair from outside, unless its refresh token
+// was ever used in this session: a file that still holds the first pair must
+// not bring back a spent token (contract 4).
+func (m *machine) seeded(s seed) error {
+	switch {
+	case !m.opened:
+		return fmt.Errorf("%w: the journal is not open yet", ErrNotNow)
+	case s.pair.Refresh.IsZero():
+		return ErrNoRefresh
+	case m.rec.Lost == ReasonUndecryptable && s.reply == nil:
+		return ErrSpent // it may be: what was used cannot be read
+	}
+	h := m.env.hash(s.pair.Refresh)
+	if !s.signsIn && m.rec.knows(h, m.env.hash(NewSecret(m.rec.Refresh))) {
+		if m.usable() && s.pair.Refresh.Equal(NewSecret(m.rec.Refresh)) {
+			return nil // it is the one in use
+		}
+		return ErrSpent
+	}
+	kind := NoteStarted
+	if m.rec.Lost != "" {
+		kind = NoteReauthenticated
+	}
+	spent := m.rec.Spent
+	if m.rec.hasPair() {
+		spent = appendBounded(spent, maxSpent, m.env.hash(NewSecret(m.rec.Refresh)))
+	}
+	m.rec = record{
+		Epoch: m.rec.Epoch + 1, Generation: 1, Source: s.source,
+		Seeds:   appendBounded(m.rec.Seeds, maxSeeds, h),
+		Spent:   spent,
+		History: m.rec.History,
+	}
+	m.adopt(s.pair, m.now, m.offset)
+	m.rec.History = appendBounded(m.rec.History, maxHistory, Rotation{
+		At: m.now.Wall, Epoch: m.rec.Epoch, Generation: 1, Outcome: s.source,
+	})
+	m.odd = 0
+	m.born = Instant{}
+	if s.signsIn {
+		m.born = m.now
+	}
+	m.signIn = signIn{}
+	m.shown = view{}
+	m.changed()
+	m.note(Note{Kind: kind, Next: m.sched.refreshAt.Wall})
+	if !m.sched.known() && m.profile.NeedsAccess {
+		m.lastErr = "the access token does not tell when it ends: set lifetime"
+		m.note(Note{Kind: NoteNoExpiry, Err: m.lastErr})
+	}
+	return nil
+}
+
+// beginSignIn asks the sources for a new login where one can make it.
+func (m *machine) beginSignIn() {
+	if !m.mayReturn() || m.signIn.running {
+		return
+	}
+	if !m.signIn.next.IsZero() && !m.reached(m.signIn.next) {
+		m.wakeAt(m.signIn.next)
+		return
+	}
+	m.emit(effFetch{signIn: m.maySignIn()})
+}
+
+// mayReturn reports whether a session without a usable pair can get one by
+// itself.
+func (m *machine) mayReturn() bool {
+	switch {
+	case m.rec.Lost == ReasonUndecryptable:
+		return false // an operator has to look: the right key may be at hand
+	case m.rec.Lost != "" && m.policy.NoReauthenticate:
+		return false
+	}
+	return m.signsIn
+}
+
+// noSeed: no source has a pair, or signing in failed.
+func (m *machine) noSeed(ev evNoSeed) {
+	err := ev.err
+	if !ev.signIn {
+		if !errors.Is(err, ErrNoPair) {
+			m.note(Note{Kind: NoteSourceFailed, Err: err.Error()})
+		}
+		return
+	}
+	var retry *RetryError
+	slow := errors.As(err, &retry) && retry.Slow
+	f := m.signIn.failures + 1
+	d := min(200*time.Millisecond<<min(f-1, 10), time.Minute)
+	if slow {
+		d = min(time.Minute<<min(f-1, 4), 15*time.Minute)
+	}
+	if retry != nil {
+		d = max(d, retry.After)
+	}
+	m.signIn = signIn{failures: f, next: m.now.Add(d), lastErr: err.Error()}
+	m.note(Note{Kind: NoteSignInFailed, Err: err.Error(), Next: m.signIn.next.Wall})
+}
+
+// lose ends the session's line of pairs.
+func (m *machine) lose(reason Reason, detail string) {
+	m.rec.Lost, m.rec.Detail = reason, detail
+	m.failures, m.degraded, m.wanted = 0, false, ""
+	m.changed()
+	m.note(Note{Kind: NoteLost, Reason: reason, Err: detail})
+}
+
+// expire notices that the access token ended where that ends the session.
+func (m *machine) expire() {
+	if !m.usable() || !m.running || !m.expired() || m.stage >= stageSending {
+		return
+	}
+	uncertain := m.rec.Intent != nil && m.rec.Intent.Unknown && !m.rec.Intent.Answered
+	switch {
+	case uncertain && m.profile.RevokesPrevious && m.profile.ReuseInterval == 0:
+		m.stop("the access token ended first")
+		m.lose(ReasonTwoGenerals, "the access token ended before the upstream could show whether the exchange had been committed")
+	case m.profile.NeedsAccess && !m.profile.AcceptsExpired:
+		m.stop("the access token ended first")
+		m.lose(ReasonExpired, "the access token ended before an exchange succeeded, and the issuer wants a live one")
+	}
+}
+
+// stop gives up an attempt that has sent nothing yet.
+func (m *machine) stop(why string) {
+	if m.stage == stageIdle || m.stage >= stageSending {
+		return
+	}
+	if m.stage != stagePreparing {
+		m.emit(effDrop{conn: m.attempt.conn})
+	}
+	if m.stage == stageRecording {
+		m.rec.Intent = m.attempt.prior
+		m.changed()
+	}
+	m.end(Answer{Err: errors.New(why)})
+}
+
+// refreshNow exchanges at once because an operator says so.
+func (m *machine) refreshNow(reply chan<- error) {
+	var err error
+	switch {
+	case !m.usable():
+		err = fmt.Errorf("%w: there is no usable pair", ErrNotNow)
+	case !m.running || m.closing:
+		err = fmt.Errorf("%w: no configuration is running", ErrNotNow)
+	case m.rec.Intent != nil && m.stage == stageIdle:
+		err = fmt.Errorf("%w: the last one may have been committed, and its hold-off is not over", ErrNotNow)
+	}
+	if err != nil {
+		m.emit(effReply{to: reply, err: err})
+		return
+	}
+	m.waiting = with(m.waiting, reply)
+	if m.stage == stageIdle {
+		m.wanted = causeOperator
+	}
+}

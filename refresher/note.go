@@ -1,0 +1,42 @@
+package refresher
+
+import "time"
+
+// Note is something that happened to a session, for logs, metrics and events.
+// It holds no token.
+type Note struct {
+	Kind       NoteKind
+	At         time.Time
+	Epoch      uint64
+	Generation uint64
+	Source     string // of the epoch
+
+	Class  Class         // of the exchange
+	Status int           // HTTP status of the issuer's answer
+	Cause  string        // why the exchange was made
+	Reason Reason        // NoteLost
+	Took   time.Duration // of the exchange; NoteClockStepped: by how much
+	Next   time.Time     // when the next attempt, or the next exchange, is due
+	Err    string
+}
+
+// NoteKind names what happened.
+type NoteKind string
+
+// The kinds of notes.
+const (
+	NoteStarted         NoteKind = "started"         // a first pair, or a new one, starts an epoch
+	NoteReauthenticated NoteKind = "reauthenticated" // the same after the session was lost
+	NoteRotated         NoteKind = "rotated"
+	NoteExchangeFailed  NoteKind = "exchange_failed" // and changed nothing at the issuer
+	NoteUncertain       NoteKind = "uncertain"       // the exchange may have been committed
+	NoteDegraded        NoteKind = "degraded"
+	NoteLost            NoteKind = "lost"
+	NoteSourceFailed    NoteKind = "source_failed"
+	NoteSignInFailed    NoteKind = "sign_in_failed"
+	NoteJournalFailed   NoteKind = "journal_failed"
+	NoteJournalLate     NoteKind = "journal_late" // requests went on before the new pair was on disk
+	NoteClockStepped    NoteKind = "clock_stepped"
+	NoteQuarantined     NoteKind = "route_quarantined"
+	NoteNoExpiry        NoteKind = "no_expiry"
+)

@@ -1,0 +1,164 @@
+package refresher
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/journal"
+)
+
+// Bounds of what a record remembers; it must fit into a journal slot.
+const (
+	maxSeeds   = 256
+	maxSpent   = 1024
+	maxHistory = 16
+)
+
+// record is all that is durable of a session: written as one sealed piece to
+// the journal before an exchange is sent (with its intent) and after it came
+// back. It is never changed in place; step works on copies.
+type record struct {
+	Epoch      uint64 `json:"epoch"`      // grows with each new login or seed
+	Generation uint64 `json:"generation"` // grows with each rotation, 1 is the first of its epoch
+	Access     string `json:"access"`
+	Refresh    string `json:"refresh"`
+	Source     string `json:"source"` // where this epoch came from
+
+	// The access token's time, on the wall clock and, for a process of the same
+	// boot, on the clock that nobody can set.
+	Received     time.Time     `json:"received"`
+	Left         time.Duration `json:"left"` // from Received; meaningless unless Expires
+	Expires      bool          `json:"expires"`
+	BootID       string        `json:"boot_id,omitempty"`
+	ReceivedBoot time.Duration `json:"received_boot,omitempty"`
+
+	// Intent is the attempt to exchange this generation that may have reached
+	// the issuer and of which no definite answer was kept.
+	Intent *intent `json:"intent,omitempty"`
+
+	Lost   Reason `json:"lost,omitempty"`
+	Detail string `json:"detail,omitempty"` // of Lost, for people
+
+	Seeds   []tokenHash `json:"seeds"` // refresh tokens that came from a source
+	Spent   []tokenHash `json:"spent"` // refresh tokens of earlier generations, newest last
+	History []Rotation  `json:"history"`
+
+	// Kept is the body of a successful answer that could not be used, for an
+	// operator with the key.
+	Kept string `json:"kept,omitempty"`
+}
+
+// intent marks an attempt as under way. Unknown is set once it ended without a
+// definite outcome; a process that finds it unset knows as little, as its
+// predecessor died in between.
+type intent struct {
+	At      time.Time `json:"at"`
+	Unknown bool      `json:"unknown,omitempty"`
+	// Answered: the issuer answered in full, but ambiguously (502, 504); it is
+	// tried again after the hold-off without a witness.
+	Answered bool `json:"answered,omitempty"`
+	Retries  int  `json:"retries,omitempty"`
+}
+
+// Rotation is one exchange in a session's history.
+type Rotation struct {
+	At         time.Time     `json:"at"`
+	Epoch      uint64        `json:"epoch"`
+	Generation uint64        `json:"generation"` // that it led to, or was tried from
+	Outcome    string        `json:"outcome"`    // a class, or the kind of source
+	Took       time.Duration `json:"took,omitempty"`
+	Error      string        `json:"error,omitempty"`
+}
+
+// tokenHash recognises a refresh token: a keyed hash, cut to 64 bits.
+type tokenHash uint64
+
+// MarshalText keeps the number out of JSON's float range.
+func (h tokenHash) MarshalText() ([]byte, error) {
+	return []byte(strconv.FormatUint(uint64(h), 36)), nil
+}
+
+// UnmarshalText is the inverse of MarshalText.
+func (h *tokenHash) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 36, 64)
+	*h = tokenHash(n)
+	return err
+}
+
+func (r *record) hasPair() bool { return r.Access != "" && r.Refresh != "" }
+
+func (r *record) pair() Pair {
+	return Pair{Access: NewSecret(r.Access), Refresh: NewSecret(r.Refresh)}
+}
+
+// knows reports whether a refresh token was ever used in this session: as a
+// seed, in an earlier generation, or now.
+func (r *record) knows(h, current tokenHash) bool {
+	return h == current && r.Refresh != "" || slices.Contains(r.Seeds, h) || slices.Contains(r.Spent, h)
+}
+
+// appendBounded returns a new slice; the old one may belong to a record that is
+// being written.
+func appendBounded[T any](old []T, limit int, add ...T) []T {
+	all := append(slices.Clone(old), add...)
+	return all[max(0, len(all)-limit):]
+}
+
+// restored is when the pair was received on this process's clock.
+func (r *record) restored(now Instant, bootID string) Instant {
+	if bootID != "" && bootID == r.BootID {
+		return Instant{Wall: r.Received, Boot: r.ReceivedBoot}
+	}
+	return Instant{Wall: r.Received, Boot: now.Boot - now.Wall.Sub(r.Received)}
+}
+
+const recordVersion = 1
+
+// vault seals records of one session and opens them.
+type vault struct {
+	ring *journal.Keyring
+	name string // of the session, as in file names
+}
+
+func (v vault) aad() []byte {
+	return journal.AAD("caddy-refresh/1", "record", strconv.Itoa(recordVersion), v.name)
+}
+
+// sealed is a record as it is written.
+type sealed struct {
+	HashKey []byte `json:"hash_key"`
+	*record
+}
+
+func (v vault) seal(r *record, hashKey []byte) ([]byte, error) {
+	plain, err := json.Marshal(sealed{hashKey, r})
+	if err != nil {
+		return nil, fmt.Errorf("encoding the record of session %q: %w", v.name, err)
+	}
+	defer clear(plain)
+	return v.ring.Seal(v.aad(), v.name, plain), nil
+}
+
+func (v vault) open(text []byte) (*record, []byte, error) {
+	plain, err := v.ring.Open(v.aad(), v.name, text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the record of session %q: %w", v.name, err)
+	}
+	defer clear(plain)
+	s := sealed{record: &record{}}
+	if json.Unmarshal(plain, &s) != nil || len(s.HashKey) == 0 {
+		return nil, nil, fmt.Errorf("the record of session %q is not in a form that this version reads", v.name)
+	}
+	return s.record, s.HashKey, nil
+}
+
+// keepRaw bounds what of an unusable answer goes into a record.
+func keepRaw(raw Secret) string {
+	const limit = 32 << 10
+	text := raw.Reveal()
+	return base64.StdEncoding.EncodeToString([]byte(text[:min(len(text), limit)]))
+}

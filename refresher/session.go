@@ -1,0 +1,280 @@
+package refresher
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/journal"
+)
+
+// Session is one login at one issuer: a line of pairs, each replacing the one
+// before. It is made by [New], begins its work with the first
+// [Session.Attach], and ends with [Session.Close]. All methods may be called at
+// once.
+//
+// One goroutine, the actor, owns the session's state; requests read a published
+// snapshot and take no lock.
+type Session struct {
+	name  string // as configured
+	key   string // as in file names: lower case
+	dir   string
+	clock Clock
+
+	cur     atomic.Pointer[snapshot]
+	status  atomic.Pointer[Status]
+	waiting atomic.Int64
+
+	mailbox chan any
+	done    chan struct{} // closed when the actor has ended
+
+	attached struct {
+		sync.Mutex
+		list   []*attachment // the newest is in force
+		opened bool          // the journal was opened, or is being waited for
+	}
+	ctx   context.Context // ends with Close; no exchange hangs on it
+	close context.CancelFunc
+}
+
+// Options are what a session is made with.
+type Options struct {
+	// Dir is where the journal is kept; it is made if need be (0700). Required.
+	Dir string
+	// Clock defaults to [NewClock].
+	Clock Clock
+}
+
+// Config is what a running configuration wants of a session. Several may be
+// attached while one replaces another; the newest is in force.
+type Config struct {
+	Policy  Policy
+	Issuer  Issuer
+	Sources []Source // in order of preference
+	Keys    *journal.Keyring
+
+	// Logger defaults to none.
+	Logger *zap.Logger
+	// Observe, if set, gets each note, on the session's own goroutine: it must
+	// not block.
+	Observe func(Note)
+	// Throttle, if set, waits until one more exchange may go to the issuer.
+	Throttle func(context.Context) error
+}
+
+type attachment struct{ Config }
+
+// New makes a session. Nothing is read or started but its goroutine.
+func New(name string, opts Options) *Session {
+	s := &Session{
+		name: name, key: strings.ToLower(name), dir: opts.Dir, clock: opts.Clock,
+		mailbox: make(chan any, 64),
+		done:    make(chan struct{}),
+	}
+	if s.clock == nil {
+		s.clock = NewClock()
+	}
+	s.ctx, s.close = context.WithCancel(context.Background())
+	s.cur.Store(newSnapshot(view{mode: modeComing}, Secret{}, Instant{}, Policy{}.wait()))
+	s.status.Store(&Status{Name: name, State: PhaseHolding})
+	a := &actor{session: s}
+	a.state.env = environment{countsSleep: s.clock.CountsSleep(), bootID: s.clock.BootID()}
+	go a.run()
+	return s
+}
+
+// Name returns the session's name as configured.
+func (s *Session) Name() string { return s.name }
+
+// Attach puts a configuration into force until detach is called, which may be
+// done more than once. The first one opens the journal: an error says that it
+// cannot be used. Where another process holds the session, Attach succeeds and
+// the session waits for its turn.
+func (s *Session) Attach(cfg Config) (detach func(), err error) {
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	a := &attachment{cfg}
+	s.attached.Lock()
+	defer s.attached.Unlock()
+	var opened any
+	if !s.attached.opened {
+		opened, err = s.openJournal(a)
+		if err != nil {
+			return nil, err
+		}
+		s.attached.opened = true
+	}
+	s.attached.list = append(s.attached.list, a)
+	s.post(s.configured())
+	if opened != nil {
+		s.post(opened)
+	}
+	return sync.OnceFunc(func() { s.detach(a) }), nil
+}
+
+func (s *Session) detach(a *attachment) {
+	s.attached.Lock()
+	defer s.attached.Unlock()
+	list := s.attached.list
+	for i := range list {
+		if list[i] == a {
+			s.attached.list = append(list[:i:i], list[i+1:]...)
+			break
+		}
+	}
+	s.post(s.configured())
+}
+
+// configured is the event for the configuration in force; the lock is held.
+func (s *Session) configured() any {
+	list := s.attached.list
+	if len(list) == 0 {
+		return evDetached{}
+	}
+	return evAttached{list[len(list)-1]}
+}
+
+// post hands an event to the actor, which takes it unless it has ended.
+func (s *Session) post(event any) {
+	select {
+	case s.mailbox <- event:
+	case <-s.done:
+	}
+}
+
+// Close ends the session: an exchange under way is waited for and its outcome
+// written, whatever ctx says; ctx bounds the wait of this caller only. Passes
+// stay good.
+func (s *Session) Close(ctx context.Context) error {
+	s.close()
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("session %q is still ending: %w", s.name, context.Cause(ctx))
+	}
+}
+
+// Import gives the session a pair from outside, which starts a new epoch. A
+// refresh token that was used in this session before is refused with
+// [ErrSpent]; the pair in use is accepted and changes nothing.
+func (s *Session) Import(ctx context.Context, p Pair) error {
+	return s.call(ctx, func(reply chan<- error) any {
+		return evSeed{seed{pair: p, source: "import", reply: reply}}
+	})
+}
+
+// Offer gives the session a pair that a source has found, which starts a new
+// epoch unless its refresh token was ever used in this session.
+func (s *Session) Offer(p Pair, source string) {
+	s.post(evSeed{seed{pair: p, source: source}})
+}
+
+// Refresh exchanges the pair now and returns when the next one is in force.
+func (s *Session) Refresh(ctx context.Context) error {
+	return s.call(ctx, func(reply chan<- error) any { return evRefresh{reply: reply} })
+}
+
+func (s *Session) call(ctx context.Context, event func(chan<- error) any) error {
+	reply := make(chan error, 1)
+	select {
+	case s.mailbox <- event(reply):
+	case <-s.done:
+		return fmt.Errorf("session %q has ended", s.name)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-reply:
+		if err != nil {
+			return fmt.Errorf("session %q: %w", s.name, err)
+		}
+		return nil
+	case <-s.done:
+		return fmt.Errorf("session %q has ended", s.name)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// openJournal opens the session's journal for an attachment. Where another
+// process has it, it returns evLocked, and the actor waits.
+func (s *Session) openJournal(a *attachment) (any, error) {
+	ev, err := s.tryOpen(a.Keys)
+	if errors.Is(err, journal.ErrLocked) {
+		a.Logger.Warn("another process holds this session; waiting for it to end",
+			zap.String("session", s.name), zap.String("state_dir", s.dir))
+		return evLocked{a}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("session %q: %w", s.name, err)
+	}
+	return ev, nil
+}
+
+func (s *Session) tryOpen(keys *journal.Keyring) (any, error) {
+	lock, err := journal.TryLock(s.dir, s.key)
+	if err != nil {
+		return nil, err
+	}
+	j, err := journal.Open(s.dir, s.key)
+	if err != nil {
+		_ = lock.Unlock()
+		return nil, err
+	}
+	ev := evJournal{lock: lock, journal: j}
+	sealed, ok, err := j.Read()
+	switch {
+	case errors.Is(err, journal.ErrDamaged):
+		ev.damaged = err
+	case err != nil:
+		_ = j.Close()
+		_ = lock.Unlock()
+		return nil, err
+	case ok:
+		ev.record, ev.hashKey, ev.damaged = vault{ring: keys, name: s.key}.open(sealed)
+	}
+	if ev.hashKey == nil {
+		ev.hashKey = make([]byte, 32)
+		_, _ = rand.Read(ev.hashKey) // never fails (crypto/rand)
+	}
+	return ev, nil
+}
+
+// keyed are the two keyed functions of a session. Their key is random, made
+// with the first record and kept in it, so that it outlives a change of the
+// encryption key.
+func keyed(key []byte) (hash func(Secret) tokenHash, spread func(epoch, generation, n uint64) float64) {
+	sum := func(parts ...[]byte) uint64 {
+		mac := hmac.New(sha256.New, key)
+		for _, p := range parts {
+			mac.Write(p)
+		}
+		return binary.BigEndian.Uint64(mac.Sum(nil))
+	}
+	hash = func(token Secret) tokenHash {
+		return tokenHash(sum([]byte("hash-token"), []byte(token.Reveal())))
+	}
+	spread = func(epoch, generation, n uint64) float64 {
+		var b [24]byte
+		binary.BigEndian.PutUint64(b[:], epoch)
+		binary.BigEndian.PutUint64(b[8:], generation)
+		binary.BigEndian.PutUint64(b[16:], n)
+		return float64(sum([]byte("jitter"), b[:])>>11) / (1 << 53)
+	}
+	return hash, spread
+}
+
+// lockPoll is how often a session that another process holds is tried for.
+const lockPoll = 200 * time.Millisecond

@@ -1,0 +1,125 @@
+package refresher
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Status is what is known of a session at one moment, without secrets.
+type Status struct {
+	Name        string        `json:"name"`
+	Pool        string        `json:"pool"`
+	State       Phase         `json:"state"`
+	Reason      Reason        `json:"reason,omitempty"`
+	Epoch       uint64        `json:"epoch"`
+	Generation  uint64        `json:"generation"`
+	Source      string        `json:"source,omitempty"`
+	ExpiresAt   time.Time     `json:"expires_at,omitzero"`
+	RefreshAt   time.Time     `json:"refresh_at,omitzero"`
+	NextAttempt time.Time     `json:"next_attempt,omitzero"` // after a failure
+	HoldOff     time.Duration `json:"-"`
+	HoldOffText string        `json:"hold_off,omitempty"`
+	LastError   string        `json:"last_error,omitempty"`
+	Fingerprint string        `json:"fingerprint,omitempty"` // of the access token
+	Waiting     int           `json:"waiting"`               // requests at the gate
+	IntentOpen  bool          `json:"intent_open"`           // an exchange that may have been committed
+	Rotations   []Rotation    `json:"rotations,omitempty"`   // newest last
+}
+
+// Status returns the session's state of this moment.
+func (s *Session) Status() Status {
+	st := *s.status.Load()
+	st.Waiting = int(s.waiting.Load())
+	return st
+}
+
+func (s *state) status(of *Session) *Status {
+	m := machine{state: *s, now: of.clock.Now()}
+	st := &Status{
+		Name: of.name, State: m.phase(), Reason: s.rec.Lost,
+		Epoch: s.rec.Epoch, Generation: s.rec.Generation, Source: s.rec.Source,
+		ExpiresAt: s.sched.notAfter.Wall, RefreshAt: s.sched.refreshAt.Wall,
+		HoldOff:    s.sched.holdOff,
+		LastError:  s.lastErr,
+		IntentOpen: s.rec.Intent != nil,
+		Rotations:  s.rec.History,
+	}
+	if s.rec.hasPair() {
+		st.Fingerprint = NewSecret(s.rec.Access).Fingerprint()
+		st.HoldOffText = s.sched.holdOff.String()
+	}
+	if m.stage == stageIdle && m.usable() && m.failures > 0 {
+		if at, _, ok := m.nextAttempt(); ok {
+			st.NextAttempt = at.Wall
+		}
+	}
+	switch {
+	case s.rec.Lost != "":
+		st.LastError = s.rec.Detail
+		if s.signIn.lastErr != "" {
+			st.LastError += "; " + s.signIn.lastErr
+		}
+	case !s.rec.hasPair() && s.signIn.lastErr != "":
+		st.LastError = s.signIn.lastErr
+	case st.LastError == "" && s.saveErr != "":
+		st.LastError = s.saveErr
+	}
+	return st
+}
+
+// tell passes a note on to the log and the observer.
+func (a *actor) tell(n Note) {
+	if a.config == nil {
+		return
+	}
+	log := a.config.Logger
+	fields := []zap.Field{
+		zap.String("session", a.session.name),
+		zap.Uint64("epoch", n.Epoch),
+		zap.Uint64("generation", n.Generation),
+	}
+	if n.Class != 0 {
+		fields = append(fields, zap.Stringer("outcome", n.Class))
+	}
+	if n.Status != 0 {
+		fields = append(fields, zap.Int("status", n.Status))
+	}
+	if n.Reason != "" {
+		fields = append(fields, zap.String("reason", string(n.Reason)))
+	}
+	if n.Took != 0 {
+		fields = append(fields, zap.Duration("took", n.Took))
+	}
+	if !n.Next.IsZero() {
+		fields = append(fields, zap.Time("next", n.Next))
+	}
+	if n.Err != "" {
+		fields = append(fields, zap.String("error", n.Err))
+	}
+	switch n.Kind {
+	case NoteRotated:
+		log.Info("token pair rotated", append(fields, zap.String("cause", n.Cause))...)
+	case NoteStarted, NoteReauthenticated:
+		log.Info("session started with a new token pair", append(fields, zap.String("source", n.Source))...)
+	case NoteLost:
+		log.Error("session lost: a new login is needed", fields...)
+	case NoteExchangeFailed:
+		log.Warn("exchange failed (retrying)", fields...)
+	case NoteUncertain:
+		log.Warn("the outcome of an exchange is unknown; holding off", fields...)
+	case NoteSignInFailed:
+		log.Error("signing in failed (retrying)", fields...)
+	case NoteSourceFailed:
+		log.Error("reading a token source failed (continuing)", fields...)
+	case NoteJournalFailed:
+		log.Error("writing the journal failed (retrying)", fields...)
+	case NoteNoExpiry:
+		log.Error("the exchange cannot be scheduled", fields...)
+	default:
+		log.Warn(string(n.Kind), fields...)
+	}
+	if a.config.Observe != nil {
+		a.config.Observe(n)
+	}
+}

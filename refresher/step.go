@@ -1,0 +1,491 @@
+package refresher
+
+import (
+	"slices"
+	"time"
+)
+
+// The session protocol is a pure function: step takes a state and an event and
+// returns the next state and the effects to carry out. It reads no clock, does
+// no I/O and holds no lock, so that the same code runs in production (one actor
+// a session, session.go), in the tests of single transitions and in the
+// simulation. The rules are rotation.md's sections 2 to 4 and 7.
+
+// stage is how far an exchange has come.
+type stage uint8
+
+const (
+	stageIdle       stage = iota
+	stagePreparing        // connecting to the issuer; the gate is open
+	stageDraining         // the gate is closed; requests that cannot be repeated finish
+	stageRecording        // the intent goes to the journal
+	stageSending          // past the point of no return
+	stageCommitting       // the next pair goes to the journal
+)
+
+// commitGrace is how long requests wait for the journal once the next pair is
+// known. The previous access token is dead by then; holding back helps nobody.
+const commitGrace = 250 * time.Millisecond
+
+// state is all that a session knows. It is a value: step never changes what its
+// slices and pointers point to.
+type state struct {
+	env     environment
+	policy  Policy
+	profile Profile
+	signsIn bool // a source can make a new login
+	running bool // a configuration is attached: exchanges may begin
+	closing bool
+
+	opened   bool // the journal was read; before that nothing is known
+	rec      record
+	sched    schedule
+	received Instant // when the pair was issued, or seen first
+	born     Instant // when this process got the generation from the issuer; zero if restored or seeded by hand
+	drift    time.Duration
+	offset   time.Duration // the issuer's clock minus ours
+
+	stage   stage
+	attempt attempt // the one under way, or the last
+	wanted  cause   // an exchange was asked for before it is due
+
+	// What the failures of this generation led to.
+	failures  int
+	failing   Instant // since when
+	degraded  bool    // was told
+	next      Instant // not before
+	stretched bool    // the attempt before the end was made
+	refused   bool    // the issuer refused the access token once
+	lastErr   string
+	lastClass Class
+
+	// An attempt with an unknown outcome (rec.Intent).
+	quietAt   Instant // the hold-off's end
+	witnessed bool    // the upstream accepted the access token after quietAt
+
+	upstream401 bool // the upstream refused this generation's access token
+	triggered   bool // a 401 has asked for this generation's exchange
+	stepped     Instant
+	routes      []quarantined
+	budget      budget
+	odd         int // pairs in a row whose access token had ended when they came
+
+	signIn  signIn
+	pending *seed // arrived during an exchange
+	waiting []chan<- error
+
+	// The journal: version is what should be there, saved what is.
+	version, saved uint64
+	writing        bool
+	saveErr        string
+	saveRetry      Instant
+
+	shown view
+}
+
+// environment is what a state knows of the process around it; it never changes.
+type environment struct {
+	countsSleep bool
+	bootID      string
+	// hash recognises refresh tokens, spread spreads a session's instants over
+	// [0,1): both are keyed, and the same for everybody who holds the key.
+	hash   func(Secret) tokenHash
+	spread func(epoch, generation, n uint64) float64
+}
+
+// cause says why an exchange is made.
+type cause string
+
+const (
+	causeDue          cause = "due"
+	causeUnauthorized cause = "unauthorized"
+	causeOperator     cause = "operator"
+	causeClock        cause = "clock"
+)
+
+// attempt is the exchange under way.
+type attempt struct {
+	id      uint64
+	conn    Exchange
+	gated   bool // the gate is closed
+	cause   cause
+	began   Instant
+	sent    Instant
+	saving  uint64 // the version that has to be saved before the next stage
+	prior   *intent
+	unsaved bool // goes on even if the journal cannot be written
+	commit  Instant
+}
+
+// Events.
+type (
+	evOpened   struct{ rec *record } // nil: a new journal
+	evUnusable struct {              // the journal is there but cannot be opened
+		reason Reason
+		detail string
+	}
+	evConfigured struct {
+		policy  Policy
+		profile Profile
+		signsIn bool
+		running bool
+	}
+	evTick     struct{}
+	evClose    struct{}
+	evPrepared struct {
+		attempt uint64
+		conn    Exchange
+		err     error
+	}
+	evDrained struct{ attempt uint64 }
+	evSaved   struct {
+		version uint64
+		err     error
+	}
+	evAnswer struct{ answer Answer }
+	evSeed   struct{ seed seed }
+	evNoSeed struct { // no source had a pair, or signing in failed
+		signIn bool
+		err    error
+	}
+	evRefresh  struct{ reply chan<- error }
+	evAccepted struct{ epoch, generation uint64 }
+)
+
+// Effects.
+type (
+	effPrepare struct{ attempt uint64 }
+	effDrop    struct{ conn Exchange } // it is not needed
+	effDrain   struct {                // close the gate, wait for what passed it
+		attempt uint64
+		limit   time.Duration
+	}
+	effSave struct {
+		version uint64
+		rec     record
+	}
+	effSend struct {
+		conn Exchange
+		pair Pair
+	}
+	effFetch struct { // ask the sources: those that have a pair lying there, those that sign in
+		lying, signIn bool
+	}
+	effPublish struct {
+		view  view
+		token Secret
+	}
+	effReply struct {
+		to  chan<- error
+		err error
+	}
+	effVerdict struct {
+		to      chan<- verdict
+		verdict verdict
+	}
+	effNote struct{ note Note }
+	effWake struct{ at Instant }
+)
+
+// machine is one call of step.
+type machine struct {
+	state
+	now     Instant
+	wake    Instant
+	effects []any
+}
+
+// step is the session protocol.
+func step(s state, now Instant, event any) (state, []any) {
+	m := &machine{state: s, now: now}
+	m.watchClock()
+	switch ev := event.(type) {
+	case evOpened:
+		m.open(ev.rec)
+	case evUnusable:
+		m.opened = true
+		m.rec.Lost, m.rec.Detail = ev.reason, ev.detail
+		m.note(Note{Kind: NoteLost, Reason: ev.reason, Err: ev.detail})
+	case evConfigured:
+		m.configure(ev)
+	case evClose:
+		m.closing = true
+		m.stop("the process is ending")
+	case evPrepared:
+		m.prepared(ev)
+	case evDrained:
+		m.drained(ev)
+	case evSaved:
+		m.wasSaved(ev)
+	case evAnswer:
+		m.answered(ev.answer)
+	case evSeed:
+		m.offered(ev.seed)
+	case evNoSeed:
+		m.noSeed(ev)
+	case evRefresh:
+		m.refreshNow(ev.reply)
+	case evAccepted:
+		m.accepted(ev)
+	case evUnauthorized:
+		m.unauthorized(ev)
+	case evTick:
+	}
+	m.settle()
+	return m.state, m.effects
+}
+
+// settle does what follows from the state alone, whatever the event was. Every
+// deadline is looked at here, so a late or superfluous tick does no harm.
+func (m *machine) settle() {
+	m.expire()
+	m.lateCommit()
+	m.takePending()
+	m.begin()
+	m.save()
+	m.degrade()
+	m.publish()
+	m.arm()
+}
+
+func (m *machine) emit(effect any) { m.effects = append(m.effects, effect) }
+
+func (m *machine) note(n Note) {
+	n.At = m.now.Wall
+	n.Epoch, n.Generation = m.rec.Epoch, m.rec.Generation
+	n.Source = m.rec.Source
+	m.emit(effNote{note: n})
+}
+
+// reached reports whether an instant is over: on the clock that nobody can set,
+// or, where that one stops while the machine sleeps, on either.
+func (m *machine) reached(at Instant) bool {
+	return m.now.Boot >= at.Boot || !m.env.countsSleep && !m.now.Wall.Before(at.Wall)
+}
+
+// wakeAt asks for a tick at the latest at that instant.
+func (m *machine) wakeAt(at Instant) {
+	if m.wake.IsZero() || at.Boot < m.wake.Boot {
+		m.wake = at
+	}
+}
+
+// arm asks for the next tick. No timer runs for long: timers stand still while
+// the machine sleeps, and clocks are set.
+func (m *machine) arm() {
+	if m.closing && m.stage == stageIdle {
+		return
+	}
+	m.wakeAt(m.now.Add(min(max(m.sched.lead/10, 50*time.Millisecond), 10*time.Second)))
+	m.emit(effWake{at: m.wake})
+}
+
+// watchClock notices that the wall clock was set. A step that makes the token
+// look expired is worth one early exchange at most every ten minutes, whose
+// answer then tells the truth; the token itself is trusted to live as long as
+// the other clock says.
+func (m *machine) watchClock() {
+	drift := time.Duration(m.now.Wall.UnixNano()) - m.now.Boot
+	moved := drift - m.drift
+	if moved.Abs() < 2*time.Second {
+		return
+	}
+	first := m.drift == 0
+	m.drift = drift
+	if first || !m.opened {
+		return
+	}
+	m.note(Note{Kind: NoteClockStepped, Took: moved})
+	if !m.env.countsSleep || moved < 0 || !m.usable() || !m.sched.known() || m.now.Wall.Before(m.sched.refreshAt.Wall) {
+		return
+	}
+	if m.stepped.IsZero() || m.now.Sub(m.stepped) >= 10*time.Minute {
+		m.stepped = m.now
+		m.wanted = causeClock
+	}
+}
+
+// usable reports whether there is a pair that is not lost.
+func (m *machine) usable() bool { return m.opened && m.rec.hasPair() && m.rec.Lost == "" }
+
+// expired reports whether the access token is past its end.
+func (m *machine) expired() bool { return m.sched.known() && m.reached(m.sched.notAfter) }
+
+// configure takes a new configuration; the schedule of the pair in use follows
+// it.
+func (m *machine) configure(ev evConfigured) {
+	m.policy, m.profile, m.signsIn, m.running = ev.policy, ev.profile, ev.signsIn, ev.running
+	m.plan()
+	m.signIn.next = Instant{} // perhaps the password is right now
+	if m.lastClass == ClassConfig {
+		m.next = Instant{}
+	}
+}
+
+// plan lays out the generation in use.
+func (m *machine) plan() {
+	if m.rec.hasPair() {
+		spread := m.env.spread(m.rec.Epoch, m.rec.Generation, 0)
+		m.sched = plan(m.policy, m.profile, m.received, m.rec.Left, m.rec.Expires, spread)
+	}
+}
+
+// open starts from what the journal holds.
+func (m *machine) open(rec *record) {
+	m.opened = true
+	if rec == nil {
+		m.emit(effFetch{lying: true, signIn: m.maySignIn()})
+		return
+	}
+	m.rec = *rec
+	m.received = m.rec.restored(m.now, m.env.bootID)
+	m.plan()
+	if in := m.rec.Intent; in != nil && m.rec.Lost == "" {
+		// Whether that request reached the issuer, and whether it is still on
+		// its way, nobody knows: the hold-off counts from here.
+		unknown := *in
+		unknown.Unknown = true
+		m.rec.Intent = &unknown
+		m.becomeUncertain("the process ended during an exchange")
+	}
+	m.emit(effFetch{lying: true}) // a pair never seen before wins over the record
+}
+
+// maySignIn reports whether a source that signs in may be asked now, and marks
+// it as asked.
+func (m *machine) maySignIn() bool {
+	m.signIn.running = m.signsIn && m.running
+	return m.signIn.running
+}
+
+// save keeps the journal up with the record: one write at a time, the newest
+// version next.
+func (m *machine) save() {
+	if m.version == m.saved || m.writing || !m.opened || m.rec.Lost == ReasonUndecryptable {
+		return
+	}
+	if !m.saveRetry.IsZero() && !m.reached(m.saveRetry) {
+		m.wakeAt(m.saveRetry)
+		return
+	}
+	m.writing = true
+	m.emit(effSave{version: m.version, rec: m.rec})
+}
+
+// changed marks the record as newer than the journal.
+func (m *machine) changed() { m.version++ }
+
+// changedNow is changed for what an exchange waits for: it is written at once.
+func (m *machine) changedNow() {
+	m.changed()
+	m.saveRetry = Instant{}
+	m.attempt.saving = m.version
+}
+
+func (m *machine) wasSaved(ev evSaved) {
+	m.writing = false
+	if ev.err != nil {
+		if m.saveErr == "" {
+			m.note(Note{Kind: NoteJournalFailed, Err: ev.err.Error()})
+		}
+		m.saveErr = ev.err.Error()
+		m.saveRetry = m.now.Add(m.sched.scaled(time.Second))
+	} else {
+		m.saveErr, m.saveRetry = "", Instant{}
+		m.saved = ev.version
+	}
+	switch m.stage {
+	case stageRecording:
+		m.recorded()
+	case stageCommitting:
+		if m.saved >= m.attempt.saving || ev.err != nil {
+			m.committed()
+		}
+	}
+}
+
+// degrade tells once when a session has not been rotated for half of its lead.
+func (m *machine) degrade() {
+	if m.failures == 0 || m.degraded || !m.usable() {
+		return
+	}
+	at := m.failing.Add(m.sched.lead / 2)
+	if !m.reached(at) {
+		m.wakeAt(at)
+		return
+	}
+	m.degraded = true
+	m.note(Note{Kind: NoteDegraded, Err: m.lastErr})
+}
+
+// phase names the state as contract 5 lists it.
+func (m *machine) phase() Phase {
+	switch {
+	case !m.opened:
+		return PhaseHolding
+	case m.rec.Lost != "":
+		return PhaseLost
+	case !m.rec.hasPair():
+		return PhaseEmpty
+	case m.stage != stageIdle:
+		return PhaseExchanging
+	case m.expired():
+		return PhaseExpired
+	case m.rec.Intent != nil:
+		return PhaseUncertain
+	case m.saveErr != "" && m.version != m.saved:
+		return PhaseHolding
+	case m.degraded:
+		return PhaseDegraded
+	case m.failures > 0:
+		return PhaseBackoff
+	}
+	return PhaseFresh
+}
+
+// budget bounds exchanges: 12 an hour or 3 a lifetime, whichever is more
+// (rotation.md 7.2). It starts full.
+type budget struct {
+	used float64
+	at   Instant
+}
+
+const budgetSize = 12
+
+func (m *machine) budgetRate() float64 { // per second
+	rate := budgetSize / time.Hour.Seconds()
+	if m.sched.life > 0 {
+		rate = max(rate, 3/m.sched.life.Seconds())
+	}
+	return rate
+}
+
+// afford is when the budget allows the next exchange.
+func (m *machine) afford() Instant {
+	used := max(0, m.budget.used-m.budgetRate()*m.now.Sub(m.budget.at).Seconds())
+	if used <= budgetSize-1 {
+		return m.now
+	}
+	return m.now.Add(time.Duration((used - budgetSize + 1) / m.budgetRate() * float64(time.Second)))
+}
+
+func (m *machine) spend() {
+	used := max(0, m.budget.used-m.budgetRate()*m.now.Sub(m.budget.at).Seconds())
+	m.budget = budget{used: min(used+1, budgetSize), at: m.now}
+}
+
+func later(a, b Instant) Instant {
+	if b.Boot > a.Boot {
+		return b
+	}
+	return a
+}
+
+func earlier(a, b Instant) Instant {
+	if b.Boot < a.Boot {
+		return b
+	}
+	return a
+}
+
+func with[T any](list []T, add T) []T { return append(slices.Clone(list), add) }
