@@ -264,7 +264,7 @@ func newAttempt(h *Handler, w http.ResponseWriter, r *http.Request) *attempt {
 	if len(a.groups) > 0 {
 		a.before = maps.Clone(a.groups)
 	}
-	hasBody := r.Body != nil && r.Body != http.NoBody
+	hasBody := r.Body != nil && r.ContentLength != 0 // not NoBody: Caddy wraps bodies to count them
 	if a.rw.replay = h.limit > 0 && a.groups != nil && mayRepeat(r); a.rw.replay {
 		if hasBody {
 			a.body = newCapture(r.Body, h.limit, r.ContentLength)

@@ -64,6 +64,7 @@ func (w *responder) WriteHeader(status int) {
 		w.a.pass.Settle() // the upstream has seen the header
 	case status == http.StatusUnauthorized && w.a.repeats():
 		w.state, w.status = holding, status
+		w.a.pass.Settle()
 		return
 	default:
 		w.state, w.status = passing, status

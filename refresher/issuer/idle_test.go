@@ -145,6 +145,7 @@ func TestAReplacementThatComesAfterCloseIsNotUsed(t *testing.T) {
 		return near, nil
 	}
 	wantClass(t, ex.Send(context.Background(), oldPair()), refresher.ClassNotSent)
+	_ = far.SetReadDeadline(time.Now().Add(time.Second))
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the replacement was left open: %v", err)
 	}
