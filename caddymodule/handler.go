@@ -192,11 +192,12 @@ func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 		return a.rw.release()
 	}
 	a.rw.discard()
+	newer := pass.Generation() != a.pass.Generation() || pass.Epoch() != a.pass.Epoch()
 	a.use(pass)
 	a.replayed = true
 	err = next.ServeHTTP(&a.rw, &a.req)
 	if a.rw.status == http.StatusUnauthorized {
-		h.session.NoteUnauthorized(pass, route, true)
+		h.session.NoteUnauthorized(pass, route, newer)
 	}
 	h.count(a)
 	return err

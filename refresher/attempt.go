@@ -49,6 +49,8 @@ func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 		at = m.now
 	case !m.sched.refreshAt.IsZero():
 		at = m.sched.refreshAt
+	case m.failures > 0: // one was asked for, and failed
+		at = m.next
 	default:
 		return at, false, false
 	}
@@ -294,8 +296,8 @@ func (m *machine) rotated(a Answer) {
 	m.adopt(a.Pair, m.attempt.sent, m.offset)
 	m.remember(a)
 	m.born = m.now
-	if m.expired() {
-		m.odd++ // expired when it came: the clocks disagree, or the issuer does
+	if m.rec.Expires && m.rec.Left <= 0 {
+		m.odd++ // expired when it was issued: the clocks disagree, or the issuer does
 		m.sched.notAfter, m.rec.Expires = Instant{}, false
 		m.sched.refreshAt = m.now.Add(30 * time.Second << min(m.odd-1, 5))
 	} else {

@@ -237,9 +237,9 @@ func (s *Session) hopeless(snap *snapshot, waited time.Duration) error {
 
 // Unauthorized tells that the upstream answered 401 to a request with p's token
 // and asks what to do. With ok the request is to be sent again with the pass
-// that comes back; without, the caller gets the 401 as it is. again says that
-// the request was sent again before; a request that cannot be calls
-// [Session.NoteUnauthorized]. The error is the one of [Session.Enter].
+// that comes back; without, the caller gets the 401 as it is. A request that
+// cannot be sent again calls [Session.NoteUnauthorized] instead. The error is
+// the one of [Session.Enter].
 func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next Pass, ok bool, err error) {
 	began := time.Now()
 	limit := time.NewTimer(p.snap.wait)
@@ -300,8 +300,9 @@ func (s *Session) ask(ctx context.Context, p Pass, route string) verdict {
 }
 
 // NoteUnauthorized tells that the upstream answered 401 to p's token where the
-// caller gets that answer: because the request cannot be sent again, or, with
-// again, because it was. An exchange may follow for those that come after.
+// caller gets that answer. again says that the request had been refused with an
+// older token before: then it is the route that refuses. Otherwise an exchange
+// may follow, for those that come after.
 func (s *Session) NoteUnauthorized(p Pass, route string, again bool) {
 	s.tell(evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, route: route, again: again})
 }

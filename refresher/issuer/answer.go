@@ -65,8 +65,9 @@ func (r reader) pair(o Outcome) (refresher.Pair, error) {
 }
 
 // isJSON accepts application/json and any +json type (RFC 6839 section 3.1). No
-// content type at all is left to the parser: to refuse a committed answer for it
-// would be to lose the session.
+// content type at all, and those that servers give to JSON by default, are left
+// to the parser: to refuse a committed answer for them would be to lose the
+// session.
 func isJSON(h http.Header) bool {
 	text := h.Get("Content-Type")
 	if text == "" {
@@ -76,7 +77,11 @@ func isJSON(h http.Header) bool {
 	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
 		return false
 	}
-	return kind == "application/json" || strings.HasSuffix(kind, "+json")
+	switch kind {
+	case "application/json", "text/json", "text/plain":
+		return true
+	}
+	return strings.HasSuffix(kind, "+json")
 }
 
 func successful(o Outcome) bool { return o.Status >= 200 && o.Status < 300 }

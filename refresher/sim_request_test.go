@@ -1,0 +1,172 @@
+package refresher
+
+import "time"
+
+// simRequest is one caller's request on its way through the handler.
+type simRequest struct {
+	w          *world
+	repeatable bool
+	check      time.Duration // from passing the gate to the upstream's check
+	head       time.Duration // from there to its answer
+
+	began   time.Duration
+	life    int // of the process that has it
+	again   bool
+	waits   bool
+	counted bool
+	snap    *snapshot
+	token   string
+}
+
+// arrive is a caller's request.
+func (w *world) arrive() {
+	s := &w.sidecar
+	r := &simRequest{
+		w: w, repeatable: w.rng.IntN(4) != 0, began: w.now.Boot, life: s.life,
+		check: w.between(0, 30*time.Millisecond), head: w.between(0, 30*time.Millisecond),
+	}
+	if w.faults.slowRequests && r.repeatable {
+		r.check = w.between(0, 500*time.Millisecond)
+	}
+	if !s.up {
+		return
+	}
+	w.requests++
+	r.enter()
+}
+
+func (r *simRequest) gone() bool { return !r.w.sidecar.up || r.w.sidecar.life != r.life }
+
+// enter is Session.Enter.
+func (r *simRequest) enter() {
+	s := &r.w.sidecar
+	if r.gone() {
+		return
+	}
+	snap := s.snap
+	passed := snap.mode == modeReady
+	r.counted = false
+	if passed && (r.repeatable && !r.again) {
+		passed = snap.word.Load()&gateClosed == 0
+	} else if passed {
+		passed = snap.count()
+		r.counted = passed
+	}
+	if !passed {
+		r.wait(snap)
+		return
+	}
+	r.snap, r.token = snap, s.token
+	s.later(r.check, r.checked)
+}
+
+func (r *simRequest) wait(snap *snapshot) {
+	w, s := r.w, &r.w.sidecar
+	switch {
+	case snap.mode == modeLost, snap.mode == modeEmpty, snap.mode == modeLater,
+		w.now.Boot-r.began > snap.wait:
+		r.fails("503")
+		return
+	}
+	s.waiting = append(s.waiting, r)
+	if !r.waits {
+		r.waits = true
+		s.later(snap.wait, func() {
+			for i := range s.waiting {
+				if s.waiting[i] == r {
+					s.waiting = append(s.waiting[:i:i], s.waiting[i+1:]...)
+					r.fails("503 after waiting")
+					return
+				}
+			}
+		})
+	}
+}
+
+// checked is the upstream's check of the token.
+func (r *simRequest) checked() {
+	accepted := r.w.issuer.accepts(r.token)
+	r.w.sidecar.later(r.head, func() { r.answered(accepted) })
+}
+
+func (r *simRequest) answered(accepted bool) {
+	w, s := r.w, &r.w.sidecar
+	if r.counted {
+		r.snap.uncount()
+		r.counted = false
+	}
+	if accepted {
+		w.ok++
+		if r.again {
+			w.replayed++
+		}
+		if r.snap.watch {
+			s.step(evAccepted{epoch: r.snap.epoch, generation: r.snap.generation})
+		}
+		return
+	}
+	if !r.repeatable || r.again || w.mut.noReplay {
+		s.step(evUnauthorized{epoch: r.snap.epoch, generation: r.snap.generation, route: "GET /", again: r.again})
+		r.fails("401")
+		return
+	}
+	r.ask()
+}
+
+// ask is Session.Unauthorized.
+func (r *simRequest) ask() {
+	w, s := r.w, &r.w.sidecar
+	if r.gone() {
+		return
+	}
+	snap := s.snap
+	v := verdictAgain
+	if snap.mode == modeReady && snap.epoch == r.snap.epoch && snap.generation == r.snap.generation {
+		reply := make(chan verdict, 1)
+		s.step(evUnauthorized{epoch: r.snap.epoch, generation: r.snap.generation, route: "GET /", reply: reply})
+		v = <-reply
+	}
+	switch v {
+	case verdictAgain:
+		r.again, r.waits, r.began = true, false, w.now.Boot
+		r.enter()
+	case verdictLag:
+		s.later(250*time.Millisecond, func() {
+			r.again, r.waits, r.began = true, false, w.now.Boot
+			r.enter()
+		})
+	case verdictPass:
+		r.fails("401")
+	case verdictWait:
+		if w.now.Boot-r.began > 20*time.Second {
+			r.fails("401 after waiting")
+			return
+		}
+		next := snap.next
+		var poll func()
+		poll = func() {
+			select {
+			case <-next:
+				r.ask()
+			default:
+				s.later(time.Millisecond, poll)
+			}
+		}
+		s.later(time.Millisecond, poll)
+	}
+}
+
+// fails is an answer that the caller would not have got without us. It is a
+// violation where nothing has gone wrong.
+func (r *simRequest) fails(what string) {
+	w := r.w
+	w.note("request: %s (generation %d)", what, func() uint64 {
+		if r.snap == nil {
+			return 0
+		}
+		return r.snap.generation
+	}())
+	if w.faults == (faults{slowRequests: w.faults.slowRequests}) && w.sidecar.state.rec.hasPair() {
+		w.fail("a request got %s although nothing had gone wrong", what)
+	}
+}
