@@ -19,14 +19,13 @@ type capture struct {
 
 	reading sync.Mutex // one Read of src at a time, even if an earlier run's lingers
 
-	mu      sync.Mutex // held for moments only
-	kept    []byte
-	limit   int64
-	booked  int64 // of captured
-	over    bool  // more was read than is kept
-	run     int   // whose readers may read; 2 once the request is sent again
-	ended   error // what src ended with
-	settled bool
+	mu     sync.Mutex // held for moments only
+	kept   []byte
+	limit  int64
+	booked int64 // of captured
+	over   bool  // more was read than is kept
+	run    int   // whose readers may read; 2 once the request is sent again
+	ended  error // what src ended with
 }
 
 func newCapture(src io.ReadCloser, limit, length int64) *capture {

@@ -18,19 +18,15 @@ type carrier struct {
 // in every spelling that some server takes for it. The name also goes out of the
 // Connection lists, as Caddy's reverse_proxy removes what they name.
 func (c carrier) clone(src http.Header, value *[1]string, pass refresher.Pass) http.Header {
-	n := 0
-	for _, vv := range src {
-		n += len(vv)
-	}
-	all := make([]string, n) // one backing array for all values
+	all := make([]string, 0, len(src)+2) // one backing array for most values
 	dst := make(http.Header, len(src)+1)
 	for name, vv := range src {
 		if c.folds(name) {
 			continue
 		}
-		k := copy(all, vv)
-		dst[name] = all[:k:k]
-		all = all[k:]
+		n := len(all)
+		all = append(all, vv...)
+		dst[name] = all[n:len(all):len(all)]
 	}
 	if list := dst["Connection"]; len(list) > 0 {
 		c.unlist(dst, list)

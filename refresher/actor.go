@@ -263,7 +263,7 @@ func (s *Session) fetch(what effFetch, sources []Source) any {
 		}
 		pair, srcErr := src.Fetch(s.ctx)
 		if srcErr == nil {
-			return evSeed{seed{pair: pair, source: src.String(), signsIn: src.SignsIn()}}
+			return evFetched{seed{pair: pair, source: src.String(), signsIn: src.SignsIn()}}
 		}
 		if !errors.Is(srcErr, ErrNoPair) || errors.Is(err, ErrNoPair) {
 			err = srcErr

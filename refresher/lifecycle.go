@@ -48,9 +48,6 @@ type signIn struct {
 
 // offered takes a seed, or keeps it until the exchange under way is over.
 func (m *machine) offered(s seed) {
-	if s.signsIn {
-		m.signIn = signIn{}
-	}
 	if m.stage != stageIdle {
 		if m.pending != nil && m.pending.reply != nil {
 			m.emit(effReply{to: m.pending.reply, err: errors.New("another pair came first")})
@@ -59,6 +56,12 @@ func (m *machine) offered(s seed) {
 		return
 	}
 	m.reply(s, m.seeded(s))
+}
+
+// fetched takes what the sources were asked for.
+func (m *machine) fetched(s seed) {
+	m.looking, m.signIn.running = false, false
+	m.offered(s)
 }
 
 func (m *machine) takePending() {
@@ -156,6 +159,7 @@ func (m *machine) mayReturn() bool {
 // noSeed: no source has a pair, or signing in failed.
 func (m *machine) noSeed(ev evNoSeed) {
 	err := ev.err
+	m.looking = false
 	if !ev.signIn {
 		if !errors.Is(err, ErrNoPair) {
 			m.note(Note{Kind: NoteSourceFailed, Err: err.Error()})

@@ -70,6 +70,7 @@ type state struct {
 	budget      budget
 	odd         int // pairs in a row whose access token had ended when they came
 
+	looking bool // the sources are being asked for a pair lying there
 	signIn  signIn
 	pending *seed // arrived during an exchange
 	waiting []chan<- error
@@ -142,9 +143,10 @@ type (
 		version uint64
 		err     error
 	}
-	evAnswer struct{ answer Answer }
-	evSeed   struct{ seed seed }
-	evNoSeed struct { // no source had a pair, or signing in failed
+	evAnswer  struct{ answer Answer }
+	evSeed    struct{ seed seed }
+	evFetched struct{ seed seed } // what a source had
+	evNoSeed  struct {            // no source had a pair, or signing in failed
 		signIn bool
 		err    error
 	}
@@ -221,6 +223,8 @@ func step(s state, now Instant, event any) (state, []any) {
 		m.answered(ev.answer)
 	case evSeed:
 		m.offered(ev.seed)
+	case evFetched:
+		m.fetched(ev.seed)
 	case evNoSeed:
 		m.noSeed(ev)
 	case evRefresh:
@@ -332,7 +336,7 @@ func (m *machine) plan() {
 
 // open starts from what the journal holds.
 func (m *machine) open(rec *record) {
-	m.opened = true
+	m.opened, m.looking = true, true
 	if rec == nil {
 		m.emit(effFetch{lying: true, signIn: m.maySignIn()})
 		return
@@ -476,13 +480,6 @@ func (m *machine) spend() {
 
 func later(a, b Instant) Instant {
 	if b.Boot > a.Boot {
-		return b
-	}
-	return a
-}
-
-func earlier(a, b Instant) Instant {
-	if b.Boot < a.Boot {
 		return b
 	}
 	return a

@@ -56,7 +56,7 @@ func (m *machine) publish() {
 func (m *machine) view() view {
 	v := view{epoch: m.rec.Epoch, generation: m.rec.Generation, reason: m.rec.Lost}
 	switch {
-	case !m.opened, m.stage != stageIdle && m.usable() && m.expired():
+	case !m.opened, m.looking && !m.usable(), m.stage != stageIdle && m.usable() && m.expired():
 		v.mode = modeComing
 	case m.usable() && !m.expired():
 		v.mode = modeReady
