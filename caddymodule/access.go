@@ -58,6 +58,9 @@ func parseClients(list []string) (clientList, error) {
 		if err != nil {
 			return c, fmt.Errorf("clients: %q is neither a range (10.0.0.0/8), an address, nor any", text)
 		}
+		if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
+			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+		}
 		c.prefixes = append(c.prefixes, prefix.Masked())
 	}
 	return c, nil
@@ -93,7 +96,7 @@ func parseOrigins(list []string) (map[string]bool, error) {
 	origins := map[string]bool{}
 	for _, text := range list {
 		u, err := url.Parse(text)
-		if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		if err != nil || u.Scheme == "" || u.Host == "" || text != u.Scheme+"://"+u.Host {
 			return nil, fmt.Errorf("origins: %q is not an origin such as https://app.example.com", text)
 		}
 		origins[strings.ToLower(text)] = true

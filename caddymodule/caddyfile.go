@@ -52,7 +52,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
 	if d.NextArg() {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		switch option := d.Val(); option {
@@ -161,7 +161,7 @@ func (s *Session) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 // guest reads a module's segment: its name, then what the module makes of it.
 func guest(d *caddyfile.Dispenser, option, namespace, inlineKey string) (json.RawMessage, error) {
 	if !d.NextArg() {
-		return nil, d.ArgErr()
+		return nil, argErr(d)
 	}
 	name := d.Val()
 	if _, err := caddy.GetModule(namespace + name); err != nil {
@@ -255,7 +255,7 @@ func (h *Handler) unmarshalHeader(d *caddyfile.Dispenser) error {
 	case 1:
 		h.Header = args[0]
 	default:
-		return d.ArgErr()
+		return argErr(d)
 	}
 	probe := Handler{Header: h.Header, Scheme: h.Scheme}
 	if err := probe.provisionCarrier(); err != nil {
@@ -264,14 +264,20 @@ func (h *Handler) unmarshalHeader(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// argErr is the dispenser's ArgErr without the argument, which may be half of a
+// password.
+func argErr(d *caddyfile.Dispenser) error {
+	return d.Err("wrong number of arguments (put quotes around one that holds spaces)")
+}
+
 // oneArg reads the option's single argument.
 func oneArg(d *caddyfile.Dispenser, to *string) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	*to = d.Val()
 	if d.NextArg() {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func (o *IssuerOptions) unmarshalOption(d *caddyfile.Dispenser, option string) e
 func (o *IssuerOptions) unmarshalReuse(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 || len(args) > 2 {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	dur, err := caddy.ParseDuration(args[0])
 	if err != nil || dur < 0 {
@@ -120,7 +120,7 @@ func (o *IssuerOptions) unmarshalReuse(d *caddyfile.Dispenser) error {
 func (s *EnvSource) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if !d.AllArgs(&s.Access, &s.Refresh) {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	return noBlock(d)
 }
@@ -129,7 +129,7 @@ func (s *EnvSource) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (s *FileSource) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if !d.AllArgs(&s.Path) {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	return noBlock(d)
 }
@@ -206,7 +206,7 @@ func (s *LoginSource) unmarshalOption(d *caddyfile.Dispenser, option string) err
 func header(d *caddyfile.Dispenser, to *http.Header) error {
 	var name, value string
 	if !d.AllArgs(&name, &value) {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	if *to == nil {
 		*to = http.Header{}
@@ -228,7 +228,7 @@ func unmarshalTLS(d *caddyfile.Dispenser, to **TLSOptions) error {
 			}
 		case "client_certificate":
 			if !d.AllArgs(&opts.ClientCertificate, &opts.ClientKey) {
-				return d.ArgErr()
+				return argErr(d)
 			}
 		default:
 			return d.Errf("unrecognized option %q of tls", option)
@@ -273,7 +273,7 @@ func wrapErr(d *caddyfile.Dispenser, err error) error {
 
 func noArg(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
-		return d.ArgErr()
+		return argErr(d)
 	}
 	return nil
 }

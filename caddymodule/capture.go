@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -156,3 +157,20 @@ func (r *captureReader) fromKept(p []byte) (n int, err error, done bool) {
 
 // Close implements io.Closer.
 func (r *captureReader) Close() error { return nil }
+
+// trailerFilter keeps a trailer of the caller's from going on. net/http fills
+// the trailers in when the body ends, so the map has to stay the same one.
+type trailerFilter struct {
+	io.ReadCloser
+	r    *http.Request
+	name string
+}
+
+// Read implements io.Reader.
+func (f *trailerFilter) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if err != nil {
+		delete(f.r.Trailer, f.name)
+	}
+	return n, err
+}

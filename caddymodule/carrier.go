@@ -10,8 +10,16 @@ import (
 // carrier is the header field that brings the token to the upstream.
 type carrier struct {
 	name   string // canonical
+	folded string // as fold has it
 	scheme string // "" for the bare token
 }
+
+func newCarrier(name, scheme string) carrier {
+	return carrier{name: name, folded: fold.Replace(name), scheme: scheme}
+}
+
+// fold is what some servers make of names: underscores and spaces are hyphens.
+var fold = strings.NewReplacer("_", "-", " ", "-")
 
 // clone copies a request's header with the token in its place, which is then the
 // only instance of the field: what the caller sent under its name is left out,
@@ -43,8 +51,7 @@ func (c carrier) clone(src http.Header, value *[1]string, pass refresher.Pass) h
 	return dst
 }
 
-// folds reports whether a server may take name for the carrier's: ignoring
-// case, with underscores or spaces for hyphens.
+// folds reports whether a server may take name for the carrier's.
 func (c carrier) folds(name string) bool {
 	if len(name) != len(c.name) {
 		return false
@@ -52,7 +59,7 @@ func (c carrier) folds(name string) bool {
 	if name == c.name {
 		return true
 	}
-	return strings.EqualFold(strings.NewReplacer("_", "-", " ", "-").Replace(name), c.name)
+	return strings.EqualFold(fold.Replace(name), c.folded)
 }
 
 // unlist takes the carrier's name out of the values of Connection.

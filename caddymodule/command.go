@@ -27,6 +27,8 @@ func init() {
 Talks to the admin API of a running Caddy about its token_refresh sessions.
 No verb prints a token.`,
 		CobraFunc: func(cmd *cobra.Command) {
+			cmd.Args = cobra.NoArgs // an unknown verb is an error
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			cmd.PersistentFlags().String("address", "", "Address of the administration API listener (if --config is not used)")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file (if --address is not used)")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")

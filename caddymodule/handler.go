@@ -101,8 +101,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.limit = h.ReplayLimit
-	if h.limit == 0 {
+	switch {
+	case h.limit == 0:
 		h.limit = defaultReplayLimit
+	case h.limit > maxCaptured:
+		return fmt.Errorf("replay_limit: at most %d bytes are held by the process", maxCaptured)
 	}
 	h.warn(ctx)
 	return nil
@@ -117,7 +120,8 @@ func (h *Handler) provisionCarrier() error {
 		return fmt.Errorf("header: %q is not a header field's name", h.Header)
 	}
 	switch h.header {
-	case "Host", "Connection", "Content-Length", "Transfer-Encoding", "Trailer", "Upgrade", "Te":
+	case "Host", "Content-Length", "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate",
+		"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade": // hop by hop: reverse_proxy removes them
 		return fmt.Errorf("header: %s cannot carry a token", h.header)
 	}
 	scheme := ""
@@ -130,7 +134,7 @@ func (h *Handler) provisionCarrier() error {
 	if !httpguts.ValidHeaderFieldValue(scheme) {
 		return errors.New("header: the scheme holds a character that no header field may have")
 	}
-	h.carrier = carrier{name: h.header, scheme: scheme}
+	h.carrier = newCarrier(h.header, scheme)
 	return nil
 }
 
@@ -170,7 +174,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		fields.Set(zap.Object(appName, a))
 	}
-	if err := next.ServeHTTP(&a.rw, &a.req); err != nil || !a.rw.holding() {
+	if err := next.ServeHTTP(&a.rw, &a.out.req); err != nil || !a.rw.holding() {
 		h.count(a)
 		return err
 	}
@@ -195,7 +199,7 @@ func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 	newer := pass.Generation() != a.pass.Generation() || pass.Epoch() != a.pass.Epoch()
 	a.use(pass)
 	a.replayed = true
-	err = next.ServeHTTP(&a.rw, &a.req)
+	err = next.ServeHTTP(&a.rw, &a.out.req)
 	if a.rw.status == http.StatusUnauthorized {
 		h.session.NoteUnauthorized(pass, route, newer)
 	}
@@ -235,13 +239,13 @@ func (h *Handler) unavailable(w http.ResponseWriter, err error) error {
 // attempt is one request on its way through the handler: what goes to the
 // upstream, and what is needed to send it again. It is one allocation.
 type attempt struct {
-	h    *Handler
-	orig *http.Request
-	req  http.Request // what the upstream gets
-	url  url.URL
-	path string
-	rw   responder
-	pass refresher.Pass
+	h     *Handler
+	orig  *http.Request
+	out   *outgoing // what the upstream gets
+	first outgoing
+	path  string
+	rw    responder
+	pass  refresher.Pass
 
 	repeatable bool // surely: no body, or a small one of known size
 	replayed   bool
@@ -250,13 +254,25 @@ type attempt struct {
 	body    *capture // nil: no body
 	groups  map[string]struct{}
 	before  map[string]struct{} // groups as they were, if there were any
-	value   [1]string
 	session string
+}
+
+// outgoing is the request of one run. A later run has its own: the transport
+// may still be reading this one.
+type outgoing struct {
+	req   http.Request
+	url   url.URL
+	value [1]string // of the carrier's field
 }
 
 func newAttempt(h *Handler, w http.ResponseWriter, r *http.Request) *attempt {
 	a := &attempt{h: h, orig: r, path: r.URL.Path, session: h.Session}
+	a.out = &a.first
 	a.rw.init(w, a)
+	if _, ok := r.Trailer[h.header]; ok {
+		delete(r.Trailer, h.header)
+		r.Body = &trailerFilter{ReadCloser: r.Body, r: r, name: h.header}
+	}
 
 	// caddyhttp remembers in this map which route groups were satisfied; a
 	// second run would skip their routes. Without it (the key is not exported)
@@ -290,17 +306,13 @@ func mayRepeat(r *http.Request) bool {
 func (a *attempt) use(pass refresher.Pass) {
 	a.pass = pass
 	a.waited += pass.Waited
-	r := a.orig
-	a.req = *r
-	a.url = *r.URL
-	a.req.URL = &a.url
-	a.req.Header = a.h.carrier.clone(r.Header, &a.value, pass)
+	out, r := a.out, a.orig
+	out.req = *r
+	out.url = *r.URL
+	out.req.URL = &out.url
+	out.req.Header = a.h.carrier.clone(r.Header, &out.value, pass)
 	if a.body != nil {
-		a.req.Body = a.body.reader()
-	}
-	if _, ok := r.Trailer[a.h.header]; ok {
-		a.req.Trailer = maps.Clone(r.Trailer)
-		delete(a.req.Trailer, a.h.header)
+		out.req.Body = a.body.reader()
 	}
 }
 
@@ -313,6 +325,7 @@ func (a *attempt) again() bool {
 	clear(a.groups)
 	maps.Copy(a.groups, a.before)
 	a.rw.replay = false
+	a.out = new(outgoing)
 	return true
 }
 

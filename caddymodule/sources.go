@@ -188,15 +188,15 @@ func (*LoginSource) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the source; nothing is sent.
 func (s *LoginSource) Provision(ctx caddy.Context) (err error) {
-	if s.Password != "" && len(placeholder.FindString(s.Password)) == 0 && !onThisMachine(s.URL) {
-		ctx.Logger().Warn("the login's password stands in the configuration itself, which Caddy shows and saves; put {env.…} or {file.…} there",
-			zap.String("url", s.URL))
-	}
 	if s.cfg, err = s.config(caddy.NewReplacer()); err == nil {
 		s.login, err = issuer.NewLogin(s.cfg)
 	}
 	if err != nil {
 		return fmt.Errorf("tokens login: %w", err)
+	}
+	if s.Password != "" && len(placeholder.FindString(s.Password)) == 0 && !onThisMachine(s.URL) {
+		ctx.Logger().Warn("the login's password stands in the configuration itself, which Caddy shows and saves; put {env.…} or {file.…} there",
+			zap.String("url", s.URL))
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ type actor struct {
 	config  *attachment // the newest that was in force
 	busy    int         // workers that have yet to post
 	timer   *time.Timer
+	giveUp  Instant // when closing is no longer held up by the journal
 
 	lock    *journal.Lock
 	journal *journal.Journal
@@ -55,6 +56,7 @@ func (a *actor) run() {
 			a.step(evTick{})
 		case <-closing:
 			closing = nil
+			a.giveUp = s.clock.Now().Add(closeGrace)
 			a.step(evClose{})
 		}
 		if closing == nil && a.idle() {
@@ -66,9 +68,15 @@ func (a *actor) run() {
 
 // idle reports whether a closing session has nothing left to wait for.
 func (a *actor) idle() bool {
-	return a.busy == 0 && a.state.stage == stageIdle &&
-		(a.state.version == a.state.saved || a.state.saveErr != "" || a.journal == nil)
+	if a.busy > 0 || a.state.stage != stageIdle {
+		return false
+	}
+	return a.state.version == a.state.saved || a.journal == nil || a.session.clock.Now().Boot >= a.giveUp.Boot
 }
+
+// closeGrace is how long a closing session tries to write what its journal has
+// refused.
+const closeGrace = 3 * time.Second
 
 func (a *actor) release() {
 	if a.journal != nil {
@@ -173,7 +181,8 @@ func (a *actor) perform(effect any) {
 	case effDrain:
 		a.drain(eff)
 	case effSave:
-		a.work(func() any { return evSaved{version: eff.version, err: a.save(eff.rec)} })
+		keys := a.config.Keys
+		a.work(func() any { return evSaved{version: eff.version, err: a.save(eff.rec, keys)} })
 	case effSend:
 		timeout := orDefault(a.config.Issuer.Profile().Timeout, defaultTimeout)
 		a.work(func() any {
@@ -228,9 +237,9 @@ func (s *Session) prepare(cfg *attachment) (Exchange, error) {
 	return cfg.Issuer.Prepare(ctx)
 }
 
-// save seals a record and writes it. A journal that could not be read is put
+// save seals a record and writes it, on a worker: one at a time. A journal that could not be read is put
 // aside first, never overwritten.
-func (a *actor) save(rec record) error {
+func (a *actor) save(rec record, keys *journal.Keyring) error {
 	s := a.session
 	if a.aside {
 		if a.journal != nil {
@@ -246,7 +255,7 @@ func (a *actor) save(rec record) error {
 		}
 		a.journal, a.aside = j, false
 	}
-	sealed, err := vault{ring: a.config.Keys, name: s.key}.seal(&rec, a.hashKey)
+	sealed, err := vault{ring: keys, name: s.key}.seal(&rec, a.hashKey)
 	if err != nil {
 		return err
 	}

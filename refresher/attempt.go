@@ -38,14 +38,18 @@ func (m *machine) begin() {
 // is the one attempt made before the end in spite of backoff.
 func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 	if m.rec.Intent != nil {
-		at, ok = m.nextUncertain()
+		if at, ok = m.nextUncertain(); ok && m.rec.Intent.Answered {
+			if end, is := m.lastStretch(at); is {
+				return later(end, m.quietAt), true, true
+			}
+		}
 		return at, false, ok
 	}
 	if m.wanted == causeOperator {
 		return m.now, false, true
 	}
 	switch {
-	case m.wanted != "":
+	case m.wanted != "", m.upstream401 && m.failures > 0: // and the one that was asked for failed
 		at = m.now
 	case !m.sched.refreshAt.IsZero():
 		at = m.sched.refreshAt
@@ -58,34 +62,47 @@ func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 	if m.failures > 0 {
 		at = later(at, m.next)
 	}
-	ok = m.saveErr == "" // an attempt whose intent cannot be written is not begun
-	if m.sched.known() && !m.stretched {
-		end := m.sched.notAfter.Add(-m.sched.stretch(orDefault(m.profile.Timeout, defaultTimeout)))
-		if !ok || at.Boot > end.Boot {
-			return end, true, true
-		}
+	if m.saveErr != "" { // an attempt whose intent cannot be written is not begun
+		end, ok := m.lastStretch(m.sched.notAfter)
+		return end, true, ok
 	}
-	return at, false, ok
+	if end, ok := m.lastStretch(at); ok {
+		return end, true, true
+	}
+	return at, false, true
+}
+
+// lastStretch is when the one attempt before the access token's end is due that
+// backoff does not put off, if at would be later than that.
+func (m *machine) lastStretch(at Instant) (Instant, bool) {
+	if !m.sched.known() || m.stretched {
+		return Instant{}, false
+	}
+	end := m.sched.notAfter.Add(-m.sched.stretch(orDefault(m.profile.Timeout, defaultTimeout)))
+	return end, at.Boot > end.Boot
 }
 
 const defaultTimeout = 10 * time.Second
 
+// maxBlind bounds the attempts after one with an unknown outcome where nothing
+// tells whether that one was committed.
+const maxBlind = 2
+
 // nextUncertain is when a generation may be tried again whose last attempt may
 // have been committed (rotation.md 4.6, contract 3b).
 func (m *machine) nextUncertain() (Instant, bool) {
-	const maxRetries = 2
 	in := m.rec.Intent
 	switch {
 	case m.profile.ReuseInterval > 0 && m.now.Wall.Sub(in.At) < m.profile.ReuseInterval*4/5:
 		return m.next, true
 	case in.Answered:
 		return later(m.quietAt, m.next), true
-	case in.Retries >= maxRetries:
-		return Instant{}, false
 	case m.profile.RevokesPrevious:
 		// The access token is the witness: while the upstream takes it, nothing
-		// was committed.
+		// was committed, however often it was tried.
 		return later(m.quietAt, m.next), m.witnessed
+	case in.Retries >= maxBlind:
+		return Instant{}, false
 	case m.sched.known():
 		// As late as can be: until then the access token serves.
 		return later(later(m.quietAt, m.next), m.sched.notAfter.Add(-m.sched.lead/3)), true
@@ -160,12 +177,15 @@ func (m *machine) answered(a Answer) {
 			m.offset = a.Offset + a.OffsetError // the later of what it may be
 		}
 	}
+	if a.Err == nil && a.Class != ClassOK {
+		a.Err = errors.New("the issuer's answer: " + a.Class.String())
+	}
 	prior := m.attempt.prior
 	switch a.Class {
 	case ClassOK:
 		m.rotated(a)
-	case ClassUnknown, ClassQuiet:
-		m.unknown(a)
+	case ClassNotSent, ClassRetry, ClassRedirect:
+		m.notCommitted(a)
 	case ClassRejected:
 		m.rejected(a)
 	case ClassUnauthorized:
@@ -181,8 +201,8 @@ func (m *machine) answered(a Answer) {
 			return
 		}
 		m.notCommitted(a)
-	default:
-		m.notCommitted(a)
+	default: // ClassUnknown, ClassQuiet
+		m.unknown(a)
 	}
 }
 
@@ -201,6 +221,9 @@ func (m *machine) failed(a Answer) {
 	}
 	m.failures++
 	m.lastErr, m.lastClass = a.Err.Error(), a.Class
+	if a.Class == ClassNotSent { // the issuer never saw it
+		m.budget.used = max(0, m.budget.used-1)
+	}
 	m.next = m.now.Add(m.backoff(a))
 	m.end(a)
 	m.note(Note{Kind: NoteExchangeFailed, Class: a.Class, Status: a.Status, Err: m.lastErr, Took: m.attempt.took(m.now), Next: m.next.Wall})
@@ -211,10 +234,7 @@ func (m *machine) end(a Answer) {
 	m.stage = stageIdle
 	m.attempt.gated = false
 	m.shown = view{} // publish anew: that opens the gate
-	for _, to := range m.waiting {
-		m.emit(effReply{to: to, err: a.Err})
-	}
-	m.waiting = nil
+	m.answerWaiting(a.Err)
 }
 
 // backoff is how long the next attempt waits (rotation.md 7.2, contract 3b).
@@ -260,7 +280,7 @@ func (m *machine) unknown(a Answer) {
 	m.lastErr, m.lastClass = a.Err.Error(), a.Class
 	m.end(a)
 	m.becomeUncertain(m.lastErr)
-	m.quietAt = later(m.quietAt, m.now.Add(a.RetryAfter))
+	m.next = later(m.next, m.now.Add(a.RetryAfter))
 }
 
 // becomeUncertain starts the hold-off of rec.Intent.
@@ -280,6 +300,7 @@ func (m *machine) rejected(a Answer) {
 	}
 	m.remember(a)
 	m.lastErr, m.lastClass = a.Err.Error(), a.Class
+	m.note(Note{Kind: NoteExchangeFailed, Class: a.Class, Status: a.Status, Err: m.lastErr, Took: m.attempt.took(m.now)})
 	m.end(a)
 	m.lose(reason, m.lastErr)
 }
@@ -290,19 +311,15 @@ func (m *machine) rotated(a Answer) {
 	if a.Pair.Refresh.IsZero() {
 		a.Pair.Refresh = old.Refresh // RFC 6749 section 6
 	}
-	m.rec.Spent = appendBounded(m.rec.Spent, maxSpent, m.env.hash(old.Refresh))
+	if !a.Pair.Refresh.Equal(old.Refresh) {
+		m.rec.Spent = appendBounded(m.rec.Spent, maxSpent, m.env.hash(old.Refresh))
+	}
 	m.rec.Generation++
 	m.rec.Intent, m.rec.Kept = nil, ""
+	m.signIn.failures = 0
 	m.adopt(a.Pair, m.attempt.sent, m.offset)
 	m.remember(a)
 	m.born = m.now
-	if m.rec.Expires && m.rec.Left <= 0 {
-		m.odd++ // expired when it was issued: the clocks disagree, or the issuer does
-		m.sched.notAfter, m.rec.Expires = Instant{}, false
-		m.sched.refreshAt = m.now.Add(30 * time.Second << min(m.odd-1, 5))
-	} else {
-		m.odd = 0
-	}
 	m.stage = stageCommitting
 	m.attempt.commit = m.now
 	m.changedNow()
@@ -312,6 +329,13 @@ func (m *machine) rotated(a Answer) {
 func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
 	m.rec.Access, m.rec.Refresh = p.Access.Reveal(), p.Refresh.Reveal()
 	m.rec.Left, m.rec.Expires = measure(p, sent, offset, m.policy.Lifetime)
+	if odd := m.rec.Expires && m.rec.Left <= 0 && m.rec.Generation > 1; odd {
+		// Expired when it was issued: the clocks disagree, or the issuer does.
+		m.rec.Odd++
+		m.rec.Expires = false
+	} else {
+		m.rec.Odd = 0
+	}
 	m.rec.Received, m.rec.ReceivedBoot, m.rec.BootID = sent.Wall, sent.Boot, m.env.bootID
 	m.received = sent
 	m.plan()

@@ -121,13 +121,18 @@ func (s *snapshot) hold() *hold {
 		return nil
 	}
 	h := &hold{snap: s}
-	h.timer = time.AfterFunc(settleAfter, h.release)
+	h.timer = time.AfterFunc(settleAfter, h.expire)
 	return h
 }
 
 func (h *hold) release() {
+	h.timer.Stop()
+	h.expire()
+}
+
+// expire is also the timer's, which may fire before the timer is known.
+func (h *hold) expire() {
 	if h.released.CompareAndSwap(false, true) {
-		h.timer.Stop()
 		h.snap.uncount()
 	}
 }
@@ -165,7 +170,7 @@ func (s *Session) Enter(ctx context.Context, repeatable bool) (Pass, error) {
 	if p, ok := s.cur.Load().pass(repeatable); ok {
 		return p, nil
 	}
-	return s.enterWaiting(ctx, repeatable)
+	return s.enterWaiting(ctx, repeatable, time.Now())
 }
 
 // pass is the way through the gate: two loads, or for a counted request an
@@ -181,13 +186,13 @@ func (s *snapshot) pass(repeatable bool) (Pass, bool) {
 	return Pass{snap: s, hold: h}, h != nil
 }
 
-func (s *Session) enterWaiting(ctx context.Context, repeatable bool) (Pass, error) {
+// enterWaiting is Enter for a request that has been waiting since began.
+func (s *Session) enterWaiting(ctx context.Context, repeatable bool, began time.Time) (Pass, error) {
 	defer s.waiting.Add(-1)
 	if s.waiting.Add(1) > maxWaiting {
 		return Pass{}, &Unavailable{Session: s.name, Busy: true, RetryAfter: time.Second}
 	}
-	began := time.Now()
-	limit := time.NewTimer(s.cur.Load().wait)
+	limit := time.NewTimer(s.cur.Load().wait - time.Since(began))
 	defer limit.Stop()
 	for {
 		snap := s.cur.Load()
@@ -205,7 +210,7 @@ func (s *Session) enterWaiting(ctx context.Context, repeatable bool) (Pass, erro
 		case <-s.done:
 			return Pass{}, &Unavailable{Session: s.name, RetryAfter: time.Second}
 		case <-limit.C:
-			if snap := s.cur.Load(); snap.mode == modeReady && s.clock.Now().Boot < snap.notAfter.Boot {
+			if snap := s.cur.Load(); snap.mode == modeReady && (snap.notAfter.IsZero() || s.clock.Now().Boot < snap.notAfter.Boot) {
 				// The issuer takes longer than a request may wait, and may not
 				// have committed at all. The token has not ended: try it.
 				return Pass{snap: snap, Waited: time.Since(began)}, nil
@@ -252,9 +257,7 @@ func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next 
 		}
 		switch v {
 		case verdictAgain:
-			next, err = s.Enter(ctx, false) // it is not sent a third time
-			next.Waited = time.Since(began)
-			return next, err == nil, err
+			return s.enterAgain(ctx, began)
 		case verdictLag:
 			lag := time.NewTimer(min(250*time.Millisecond, snap.wait))
 			defer lag.Stop()
@@ -263,9 +266,7 @@ func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next 
 			case <-ctx.Done():
 				return Pass{}, false, context.Cause(ctx)
 			}
-			next, err = s.Enter(ctx, false)
-			next.Waited = time.Since(began)
-			return next, err == nil, err
+			return s.enterAgain(ctx, began)
 		case verdictPass:
 			return Pass{}, false, nil
 		}
@@ -279,6 +280,16 @@ func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next 
 			return Pass{}, false, nil
 		}
 	}
+}
+
+// enterAgain is for the second run of a request, which is not sent a third time.
+func (s *Session) enterAgain(ctx context.Context, began time.Time) (Pass, bool, error) {
+	if p, ok := s.cur.Load().pass(false); ok {
+		p.Waited = time.Since(began)
+		return p, true, nil
+	}
+	p, err := s.enterWaiting(ctx, false, began)
+	return p, err == nil, err
 }
 
 func (s *Session) ask(ctx context.Context, p Pass, route string) verdict {

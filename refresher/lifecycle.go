@@ -41,6 +41,7 @@ type seed struct {
 // signIn is how far getting a new login has come.
 type signIn struct {
 	running  bool
+	at       Instant // when it last succeeded
 	failures int
 	next     Instant
 	lastErr  string // why the last one failed
@@ -49,18 +50,18 @@ type signIn struct {
 // offered takes a seed, or keeps it until the exchange under way is over.
 func (m *machine) offered(s seed) {
 	if m.stage != stageIdle {
-		if m.pending != nil && m.pending.reply != nil {
-			m.emit(effReply{to: m.pending.reply, err: errors.New("another pair came first")})
+		if m.pending != nil {
+			m.reply(m.pending.reply, errors.New("another pair came first"))
 		}
 		m.pending = &s
 		return
 	}
-	m.reply(s, m.seeded(s))
+	m.take(s)
 }
 
 // fetched takes what the sources were asked for.
 func (m *machine) fetched(s seed) {
-	m.looking, m.signIn.running = false, false
+	m.looking, m.signIn.running = false, false // only one is asked at a time
 	m.offered(s)
 }
 
@@ -70,13 +71,15 @@ func (m *machine) takePending() {
 	}
 	s := *m.pending
 	m.pending = nil
-	m.reply(s, m.seeded(s))
+	m.take(s)
 }
 
-func (m *machine) reply(s seed, err error) {
-	if s.reply != nil {
-		m.emit(effReply{to: s.reply, err: err})
+func (m *machine) take(s seed) {
+	err := m.seeded(s)
+	if s.reply == nil && errors.Is(err, ErrNoRefresh) {
+		m.note(Note{Kind: NoteSourceFailed, Err: s.source + ": " + err.Error()})
 	}
+	m.reply(s.reply, err)
 }
 
 // seeded starts a new epoch with a pair from outside, unless its refresh token
@@ -116,12 +119,14 @@ func (m *machine) seeded(s seed) error {
 	m.rec.History = appendBounded(m.rec.History, maxHistory, Rotation{
 		At: m.now.Wall, Epoch: m.rec.Epoch, Generation: 1, Outcome: s.source,
 	})
-	m.odd = 0
 	m.born = Instant{}
 	if s.signsIn {
 		m.born = m.now
 	}
-	m.signIn = signIn{}
+	m.signIn = signIn{failures: m.signIn.failures, running: m.signIn.running}
+	if s.signsIn {
+		m.signIn.at = m.now
+	}
 	m.shown = view{}
 	m.changed()
 	m.note(Note{Kind: kind, Next: m.sched.refreshAt.Wall})
@@ -134,7 +139,7 @@ func (m *machine) seeded(s seed) error {
 
 // beginSignIn asks the sources for a new login where one can make it.
 func (m *machine) beginSignIn() {
-	if !m.mayReturn() || m.signIn.running {
+	if !m.mayReturn() || m.signIn.running || m.looking {
 		return
 	}
 	if !m.signIn.next.IsZero() && !m.reached(m.signIn.next) {
@@ -169,37 +174,63 @@ func (m *machine) noSeed(ev evNoSeed) {
 	var retry *RetryError
 	slow := errors.As(err, &retry) && retry.Slow
 	f := m.signIn.failures + 1
-	d := min(200*time.Millisecond<<min(f-1, 10), time.Minute)
+	d := signInBackoff(f - 1)
 	if slow {
 		d = min(time.Minute<<min(f-1, 4), 15*time.Minute)
 	}
 	if retry != nil {
 		d = max(d, retry.After)
 	}
-	m.signIn = signIn{failures: f, next: m.now.Add(d), lastErr: err.Error()}
+	m.signIn.running, m.signIn.failures, m.signIn.lastErr = false, f, err.Error()
+	m.signIn.next = m.now.Add(d)
 	m.note(Note{Kind: NoteSignInFailed, Err: err.Error(), Next: m.signIn.next.Wall})
+}
+
+func signInBackoff(failures int) time.Duration {
+	return min(200*time.Millisecond<<min(failures, 10), time.Minute)
 }
 
 // lose ends the session's line of pairs.
 func (m *machine) lose(reason Reason, detail string) {
 	m.rec.Lost, m.rec.Detail = reason, detail
 	m.failures, m.degraded, m.wanted = 0, false, ""
+	m.shown = view{}
+	if at := m.signIn.at; !at.IsZero() && m.now.Sub(at) < time.Minute && m.rec.Generation == 1 {
+		// The last login came to nothing. Another may fare no better, and many
+		// may lock the account.
+		if m.signIn.failures > 0 {
+			m.signIn.next = m.now.Add(signInBackoff(m.signIn.failures - 1))
+		}
+		m.signIn.failures++
+	}
 	m.changed()
 	m.note(Note{Kind: NoteLost, Reason: reason, Err: detail})
+	m.answerWaiting(errors.New(detail))
 }
 
 // expire notices that the access token ended where that ends the session.
 func (m *machine) expire() {
-	if !m.usable() || !m.running || !m.expired() || m.stage >= stageSending {
+	if !m.usable() || !m.running || m.stage >= stageSending {
 		return
 	}
-	uncertain := m.rec.Intent != nil && m.rec.Intent.Unknown && !m.rec.Intent.Answered
-	switch {
-	case uncertain && m.profile.RevokesPrevious && m.profile.ReuseInterval == 0:
+	if m.sched.known() && !m.expired() {
+		m.wakeAt(m.sched.notAfter)
+		return
+	}
+	in := m.rec.Intent
+	uncertain := in != nil && in.Unknown && !in.Answered && !m.witnessed
+	if uncertain && m.stage == stageIdle && (m.sched.known() || in.Retries >= maxBlind) {
+		if _, again := m.nextUncertain(); !again {
+			m.lose(ReasonTwoGenerals, "an exchange may have been committed, and nothing could show that it was not")
+			return
+		}
+	}
+	if m.sched.known() && m.profile.NeedsAccess && !m.profile.AcceptsExpired {
 		m.stop("the access token ended first")
-		m.lose(ReasonTwoGenerals, "the access token ended before the upstream could show whether the exchange had been committed")
-	case m.profile.NeedsAccess && !m.profile.AcceptsExpired:
-		m.stop("the access token ended first")
+		if uncertain {
+			m.lose(ReasonTwoGenerals, "an exchange may have been committed, and the access token ended before it could be tried again")
+			return
+		}
 		m.lose(ReasonExpired, "the access token ended before an exchange succeeded, and the issuer wants a live one")
 	}
 }
@@ -231,7 +262,7 @@ func (m *machine) refreshNow(reply chan<- error) {
 		err = fmt.Errorf("%w: the last one may have been committed, and its hold-off is not over", ErrNotNow)
 	}
 	if err != nil {
-		m.emit(effReply{to: reply, err: err})
+		m.reply(reply, err)
 		return
 	}
 	m.waiting = with(m.waiting, reply)

@@ -33,6 +33,7 @@ type record struct {
 	Received     time.Time     `json:"received"`
 	Left         time.Duration `json:"left"` // from Received; meaningless unless Expires
 	Expires      bool          `json:"expires"`
+	Odd          int           `json:"odd,omitempty"` // pairs in a row whose access token had ended when it was issued
 	BootID       string        `json:"boot_id,omitempty"`
 	ReceivedBoot time.Duration `json:"received_boot,omitempty"`
 

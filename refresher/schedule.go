@@ -76,7 +76,7 @@ func measure(p Pair, sent Instant, offset, configured time.Duration) (left time.
 		left = exp.Sub(sent.Wall.Add(offset))
 		known = left <= maxLifetime
 	}
-	if p.ExpiresIn > 0 && (!known || p.ExpiresIn < left) {
+	if p.ExpiresIn > 0 && (!known || left <= 0 || p.ExpiresIn < left) {
 		left, known = p.ExpiresIn, true
 	}
 	if !known && configured > 0 {
@@ -91,6 +91,9 @@ func plan(pol Policy, prof Profile, sent Instant, left time.Duration, known bool
 	if !known {
 		s := schedule{lead: minLead}
 		s.holdOff = holdOff(prof, s.lead)
+		if prof.RefreshLifetime > 0 {
+			s.refreshAt = sent.Add(prof.RefreshLifetime / 3)
+		}
 		return s
 	}
 	s := schedule{notAfter: sent.Add(left), life: max(left, 0)}

@@ -22,31 +22,45 @@ const redacted = "[redacted]"
 // The zero value is the empty secret.
 type Secret struct {
 	_ [0]func() // not comparable
-	s string
+
+	// Behind a pointer: fmt calls no methods on what it reaches through an
+	// unexported field, nor for %p, but shows an address at most.
+	s *string
 }
 
 // NewSecret wraps text.
-func NewSecret(text string) Secret { return Secret{s: text} }
+func NewSecret(text string) Secret {
+	if text == "" {
+		return Secret{}
+	}
+	return Secret{s: &text}
+}
 
 // Reveal returns the text itself.
-func (s Secret) Reveal() string { return s.s }
+func (s Secret) Reveal() string {
+	if s.s == nil {
+		return ""
+	}
+	return *s.s
+}
 
 // IsZero reports whether the secret is empty.
-func (s Secret) IsZero() bool { return s.s == "" }
+func (s Secret) IsZero() bool { return s.s == nil }
 
 // Equal compares two secrets in constant time (given their lengths).
 func (s Secret) Equal(other Secret) bool {
-	return subtle.ConstantTimeCompare([]byte(s.s), []byte(other.s)) == 1
+	same := subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal()))
+	return same == 1
 }
 
 // Fingerprint identifies the secret in logs and answers without telling it: the
 // first four bytes of its SHA-256 in hex, as Caddy's own "hash" log filter has
 // it. The empty secret has the empty fingerprint.
 func (s Secret) Fingerprint() string {
-	if s.s == "" {
+	if s.IsZero() {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(s.s))
+	sum := sha256.Sum256([]byte(s.Reveal()))
 	return hex.EncodeToString(sum[:4])
 }
 

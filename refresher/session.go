@@ -107,6 +107,9 @@ func (s *Session) Attach(cfg Config) (detach func(), err error) {
 	a := &attachment{cfg}
 	s.attached.Lock()
 	defer s.attached.Unlock()
+	if s.ctx.Err() != nil {
+		return nil, fmt.Errorf("session %q has ended", s.name)
+	}
 	var opened any
 	if !s.attached.opened {
 		opened, err = s.openJournal(a)

@@ -137,10 +137,10 @@ func TestSimulation(t *testing.T) {
 // that passes all the same would prove nothing.
 func TestSimulationSeesEachRuleMissing(t *testing.T) {
 	for name, mut := range map[string]mutation{
-		"without the gate a request that cannot be repeated is refused":  {noGate: true},
-		"without the replay a request in flight is refused":              {noReplay: true},
-		"without the intent a restart presents a spent token":            {noIntent: true},
-		"without the hold-off a lingering request is overtaken by ours":  {noHoldOff: true},
+		"without the gate a request that cannot be repeated is refused": {noGate: true},
+		"without the replay a request in flight is refused":             {noReplay: true},
+		"without the intent a restart presents a spent token":           {noIntent: true},
+		"without the hold-off a lingering request is overtaken by ours": {noHoldOff: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := uint64(1); seed <= 2000; seed++ {

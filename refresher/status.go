@@ -105,7 +105,7 @@ func (a *actor) tell(n Note) {
 	case NoteLost:
 		log.Error("session lost: a new login is needed", fields...)
 	case NoteExchangeFailed:
-		log.Warn("exchange failed (retrying)", fields...)
+		log.Warn("exchange failed", fields...)
 	case NoteUncertain:
 		log.Warn("the outcome of an exchange is unknown; holding off", fields...)
 	case NoteSignInFailed:

@@ -68,7 +68,6 @@ type state struct {
 	stepped     Instant
 	routes      []quarantined
 	budget      budget
-	odd         int // pairs in a row whose access token had ended when they came
 
 	looking bool // the sources are being asked for a pair lying there
 	signIn  signIn
@@ -195,6 +194,7 @@ type machine struct {
 	now     Instant
 	wake    Instant
 	effects []any
+	replies []any // come last: whoever gets one finds its outcome in force
 }
 
 // step is the session protocol.
@@ -239,6 +239,20 @@ func step(s state, now Instant, event any) (state, []any) {
 	return m.state, m.effects
 }
 
+// answerWaiting tells whoever asked for an exchange how it went.
+func (m *machine) answerWaiting(err error) {
+	for _, to := range m.waiting {
+		m.reply(to, err)
+	}
+	m.waiting = nil
+}
+
+func (m *machine) reply(to chan<- error, err error) {
+	if to != nil {
+		m.replies = append(m.replies, effReply{to: to, err: err})
+	}
+}
+
 // settle does what follows from the state alone, whatever the event was. Every
 // deadline is looked at here, so a late or superfluous tick does no harm.
 func (m *machine) settle() {
@@ -249,6 +263,7 @@ func (m *machine) settle() {
 	m.save()
 	m.degrade()
 	m.publish()
+	m.effects = append(m.effects, m.replies...)
 	m.arm()
 }
 
@@ -277,7 +292,7 @@ func (m *machine) wakeAt(at Instant) {
 // arm asks for the next tick. No timer runs for long: timers stand still while
 // the machine sleeps, and clocks are set.
 func (m *machine) arm() {
-	if m.closing && m.stage == stageIdle {
+	if m.closing && m.stage == stageIdle && m.version == m.saved {
 		return
 	}
 	m.wakeAt(m.now.Add(min(max(m.sched.lead/10, 50*time.Millisecond), 10*time.Second)))
@@ -331,6 +346,9 @@ func (m *machine) plan() {
 	if m.rec.hasPair() {
 		spread := m.env.spread(m.rec.Epoch, m.rec.Generation, 0)
 		m.sched = plan(m.policy, m.profile, m.received, m.rec.Left, m.rec.Expires, spread)
+		if m.rec.Odd > 0 {
+			m.sched.refreshAt = m.received.Add(30 * time.Second << min(m.rec.Odd-1, 5))
+		}
 	}
 }
 

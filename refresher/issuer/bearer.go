@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 
@@ -42,6 +43,9 @@ type BearerConfig struct {
 
 	// TLS is [Client.TLS].
 	TLS *tls.Config
+
+	// Dial is [Client.Dial], for tests and unusual networks; nil dials TCP.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error) `json:"-"`
 
 	// Profile is what the session goes by. NeedsAccess is set whatever stands
 	// here, Timeout 0 is [DefaultTimeout]; RevokesPrevious is the caller's to set.
@@ -103,7 +107,7 @@ func NewBearer(cfg BearerConfig) (*Bearer, error) {
 		field = "refreshToken"
 	}
 	return &Bearer{
-		client:  &Client{TLS: cfg.TLS, Timeout: profile.Timeout, InsecureHTTP: cfg.InsecureHTTP},
+		client:  &Client{TLS: cfg.TLS, Timeout: profile.Timeout, InsecureHTTP: cfg.InsecureHTTP, Dial: cfg.Dial},
 		url:     u,
 		prefix:  prefix,
 		header:  header,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -39,6 +40,9 @@ type LoginConfig struct {
 
 	// TLS is [Client.TLS].
 	TLS *tls.Config
+
+	// Dial is [Client.Dial], for tests and unusual networks; nil dials TCP.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error) `json:"-"`
 
 	// Timeout bounds connecting and, separately, the call; 0 is [DefaultTimeout].
 	Timeout time.Duration
@@ -77,7 +81,7 @@ func NewLogin(cfg LoginConfig) (*Login, error) {
 		return nil, errors.New("the timeout is negative")
 	}
 	return &Login{
-		client:  &Client{TLS: cfg.TLS, Timeout: cfg.Timeout, InsecureHTTP: cfg.InsecureHTTP},
+		client:  &Client{TLS: cfg.TLS, Timeout: cfg.Timeout, InsecureHTTP: cfg.InsecureHTTP, Dial: cfg.Dial},
 		url:     u,
 		request: Request{Header: header, Body: body},
 		reader:  reader{host: u.Host, dialect: tokenEndpoint, fields: withDefaults(cfg.Fields)},

@@ -1,0 +1,185 @@
+package refresher
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+var updateTransitions = flag.Bool("transitions.update", false, "write testdata/transitions.txt anew, to be read before it is kept")
+
+// situations are the phases as contract 5 names them, each in the ways in which
+// a session can be in it.
+var situations = []struct {
+	name  string
+	phase Phase
+	setup func(t *testing.T) *rig
+}{
+	{"holding (not opened)", PhaseHolding, func(t *testing.T) *rig { return unopenedRig(t, strict, time.Hour) }},
+	{"holding (journal fails)", PhaseHolding, func(t *testing.T) *rig {
+		r := newRig(t, strict, time.Hour)
+		r.step(evSeed{seed{pair: r.pair(), source: "file"}})
+		r.saved(errTest)
+		return r
+	}},
+	{"empty", PhaseEmpty, func(t *testing.T) *rig { return newRig(t, strict, time.Hour) }},
+	{"fresh", PhaseFresh, func(t *testing.T) *rig { return seededRig(t, strict, time.Hour) }},
+	{"exchanging (preparing)", PhaseExchanging, func(t *testing.T) *rig { return rigAt(t, stagePreparing) }},
+	{"exchanging (draining)", PhaseExchanging, func(t *testing.T) *rig { return rigAt(t, stageDraining) }},
+	{"exchanging (recording)", PhaseExchanging, func(t *testing.T) *rig { return rigAt(t, stageRecording) }},
+	{"exchanging (sending)", PhaseExchanging, func(t *testing.T) *rig { return rigAt(t, stageSending) }},
+	{"exchanging (committing)", PhaseExchanging, func(t *testing.T) *rig { return rigAt(t, stageCommitting) }},
+	{"backoff", PhaseBackoff, func(t *testing.T) *rig { return rigAfter(t, failure(ClassRetry, 503)) }},
+	{"degraded", PhaseDegraded, func(t *testing.T) *rig {
+		a := failure(ClassRetry, 503)
+		a.RetryAfter = 8 * time.Minute
+		r := rigAfter(t, a)
+		r.pass(7 * time.Minute)
+		return r
+	}},
+	{"uncertain (hold-off)", PhaseUncertain, func(t *testing.T) *rig { return rigAfter(t, failure(ClassUnknown, 0)) }},
+	{"uncertain (no witness)", PhaseUncertain, func(t *testing.T) *rig {
+		r := rigAfter(t, failure(ClassUnknown, 0))
+		r.pass(31 * time.Second)
+		return r
+	}},
+	{"expired", PhaseExpired, func(t *testing.T) *rig {
+		r := seededRig(t, Profile{RevokesPrevious: true}, time.Hour)
+		a := failure(ClassRetry, 503)
+		a.RetryAfter = 2 * time.Hour
+		r.exchange(a) // when due
+		r.exchange(a) // in the last stretch
+		r.pass(time.Minute)
+		return r
+	}},
+	{"lost", PhaseLost, func(t *testing.T) *rig { return rigAfter(t, failure(ClassRejected, 400)) }},
+	{"lost (undecryptable)", PhaseLost, func(t *testing.T) *rig {
+		r := unopenedRig(t, strict, time.Hour)
+		r.step(evUnusable{reason: ReasonUndecryptable, detail: "another key"})
+		return r
+	}},
+}
+
+func rigAt(t *testing.T, s stage) *rig {
+	t.Helper()
+	r := seededRig(t, strict, time.Hour)
+	r.reach(s)
+	return r
+}
+
+func rigAfter(t *testing.T, a Answer) *rig {
+	t.Helper()
+	r := seededRig(t, strict, time.Hour)
+	r.exchange(a)
+	return r
+}
+
+// happenings are the events, each in the forms that make a difference.
+var happenings = []struct {
+	name  string
+	event func(r *rig) any
+}{
+	{"the journal opens empty", func(*rig) any { return evOpened{} }},
+	{"the journal opens with a pair", func(r *rig) any {
+		return evOpened{rec: &record{Epoch: 7, Generation: 3, Access: "stored", Refresh: "stored-refresh", Received: r.now.Wall, Left: time.Hour, Expires: true}}
+	}},
+	{"the journal cannot be opened", func(*rig) any { return evUnusable{reason: ReasonUndecryptable, detail: "another key"} }},
+	{"configured", func(r *rig) any { return r.conf }},
+	{"configured with a login", func(r *rig) any { c := r.conf; c.signsIn = true; return c }},
+	{"detached", func(r *rig) any { c := r.conf; c.running = false; return c }},
+	{"tick", func(*rig) any { return evTick{} }},
+	{"tick an hour later", func(r *rig) any { r.now = r.now.Add(time.Hour); return evTick{} }},
+	{"close", func(*rig) any { return evClose{} }},
+	{"connected", func(r *rig) any { return evPrepared{attempt: r.state.attempt.id, conn: rigConn{r}} }},
+	{"not connected", func(r *rig) any { return evPrepared{attempt: r.state.attempt.id, err: errTest} }},
+	{"drained", func(r *rig) any { return evDrained{attempt: r.state.attempt.id} }},
+	{"saved", func(r *rig) any { return evSaved{version: r.state.version} }},
+	{"not saved", func(r *rig) any { return evSaved{version: r.state.version, err: errTest} }},
+	{"answer ok", func(r *rig) any { return evAnswer{r.ok()} }},
+	{"answer retry", func(*rig) any { return evAnswer{failure(ClassRetry, 503)} }},
+	{"answer quiet", func(*rig) any { return evAnswer{failure(ClassQuiet, 502)} }},
+	{"answer config", func(*rig) any { return evAnswer{failure(ClassConfig, 404)} }},
+	{"answer unauthorized", func(*rig) any { return evAnswer{failure(ClassUnauthorized, 401)} }},
+	{"answer rejected", func(*rig) any { return evAnswer{failure(ClassRejected, 400)} }},
+	{"answer unknown", func(*rig) any { return evAnswer{failure(ClassUnknown, 0)} }},
+	{"a new pair", func(r *rig) any { return evSeed{seed{pair: r.pair(), source: "file"}} }},
+	{"a new pair by signing in", func(r *rig) any { return evSeed{seed{pair: r.pair(), source: "login", signsIn: true}} }},
+	{"a new pair by import", func(r *rig) any {
+		return evSeed{seed{pair: r.pair(), source: "import", reply: make(chan error, 1)}}
+	}},
+	{"a spent pair", func(*rig) any {
+		return evSeed{seed{pair: Pair{Access: NewSecret("access-1"), Refresh: NewSecret("refresh-1")}, source: "file"}}
+	}},
+	{"a new pair that was asked for", func(r *rig) any { return evFetched{seed{pair: r.pair(), source: "file"}} }},
+	{"a pair of no use that was asked for", func(*rig) any { return evFetched{seed{pair: Pair{Access: NewSecret("a")}, source: "file"}} }},
+	{"no pair", func(*rig) any { return evNoSeed{err: ErrNoPair} }},
+	{"signing in failed", func(*rig) any { return evNoSeed{signIn: true, err: errTest} }},
+	{"an operator refreshes", func(*rig) any { return evRefresh{reply: make(chan error, 1)} }},
+	{"accepted upstream", func(r *rig) any { return evAccepted{epoch: r.state.rec.Epoch, generation: r.state.rec.Generation} }},
+	{"refused upstream", func(r *rig) any {
+		return evUnauthorized{epoch: r.state.rec.Epoch, generation: r.state.rec.Generation, route: "GET /", reply: make(chan verdict, 1)}
+	}},
+	{"refused upstream again", func(r *rig) any {
+		return evUnauthorized{epoch: r.state.rec.Epoch, generation: r.state.rec.Generation, route: "GET /", again: true}
+	}},
+	{"an older token refused", func(r *rig) any {
+		return evUnauthorized{epoch: r.state.rec.Epoch, generation: r.state.rec.Generation - 1, route: "GET /", reply: make(chan verdict, 1)}
+	}},
+}
+
+// TestEveryEventInEveryPhase holds each pair of phase and event against the
+// table in testdata/transitions.txt: the phase that follows, and the effects by
+// kind. A pair that the table lacks fails, and so does one that it lists in
+// vain.
+func TestEveryEventInEveryPhase(t *testing.T) {
+	const path = "testdata/transitions.txt"
+	var lines strings.Builder
+	lines.WriteString("# phase (how) | event | the phase that follows: the effects by kind, but for the next tick\n")
+	got := map[string]string{}
+	for _, s := range situations {
+		for _, h := range happenings {
+			r := s.setup(t)
+			r.wantPhase(s.phase)
+			r.step(h.event(r))
+			does := fmt.Sprintf("%s: %s", r.phase(), kinds(r.last))
+			if r.state.rec.Lost != "" {
+				does = fmt.Sprintf("%s(%s): %s", r.phase(), r.state.rec.Lost, kinds(r.last))
+			}
+			pair := s.name + " | " + h.name
+			got[pair] = strings.TrimSpace(does)
+			fmt.Fprintf(&lines, "%s | %s\n", pair, got[pair])
+		}
+	}
+	if *updateTransitions {
+		if err := os.WriteFile(path, []byte(lines.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if sc.Text() == "" || strings.HasPrefix(sc.Text(), "#") {
+			continue
+		}
+		i := strings.LastIndex(sc.Text(), " | ")
+		pair, want := sc.Text()[:i], sc.Text()[i+3:]
+		does, ok := got[pair]
+		switch {
+		case !ok:
+			t.Errorf("%s: listed, but there is no such phase or event, or it is listed twice", pair)
+		case does != want:
+			t.Errorf("%s:\n  does   %s\n  listed %s", pair, does, want)
+		}
+		delete(got, pair)
+	}
+	for pair, does := range got {
+		t.Errorf("%s is not listed; it does %s", pair, does)
+	}
+}
