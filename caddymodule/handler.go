@@ -334,9 +334,7 @@ func (a *attempt) close() {
 	if a.body != nil {
 		a.body.close()
 	}
-	if a.pass != (refresher.Pass{}) {
-		a.pass.Settle()
-	}
+	a.pass.Settle()
 }
 
 // answered is called once, when the upstream's answer begins.

@@ -151,10 +151,10 @@ func (a *actor) opened(ev evJournal) {
 func (a *actor) step(event any) {
 	var effects []any
 	a.state, effects = step(a.state, a.session.clock.Now(), event)
+	a.session.status.Store(a.state.status(a.session)) // before anybody gets a reply
 	for _, eff := range effects {
 		a.perform(eff)
 	}
-	a.session.status.Store(a.state.status(a.session))
 }
 
 func (a *actor) perform(effect any) {
@@ -215,12 +215,7 @@ func (a *actor) drain(eff effDrain) {
 	snap := a.session.cur.Load()
 	snap.closeGate()
 	a.work(func() any {
-		limit := time.NewTimer(eff.limit)
-		defer limit.Stop()
-		select {
-		case <-snap.drained:
-		case <-limit.C:
-		}
+		snap.drain(eff.limit)
 		return evDrained{attempt: eff.attempt}
 	})
 }

@@ -3,6 +3,7 @@ package refresher
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -16,7 +17,17 @@ const (
 	// up an exchange.
 	settleAfter = time.Second
 
-	gateClosed = 1 << 63
+	// politeDrain is how long an exchange waits for requests that could be sent
+	// again: most are answered by then, and need not be.
+	politeDrain = 20 * time.Millisecond
+
+	// The gate's word: its top bit says closed; below it are two counts of
+	// requests that carry the token and have no answer yet, those that can be
+	// sent again and those that cannot.
+	gateClosed    = 1 << 63
+	oneRepeatable = 1 << 31
+	oneOther      = 1
+	countOther    = oneRepeatable - 1
 )
 
 // snapshot is what requests see of a session: one is published for each change
@@ -27,63 +38,82 @@ type snapshot struct {
 	notAfter Instant
 	wait     time.Duration
 
-	// word is the gate: its top bit says closed, the rest counts the requests
-	// that carry this token, could not be sent again, and have no answer yet.
-	// One word, so that passing and closing have an order: whoever passed is
-	// counted before the closer looks.
+	// word is the gate. One word, so that passing and closing have an order:
+	// whoever passed is counted before the closer looks.
 	word    atomic.Uint64
-	drained chan struct{} // closed once: gate closed and nobody counted
+	drained event         // the gate is closed and nobody counted that cannot be sent again
+	quiet   event         // the gate is closed and nobody counted at all
 	next    chan struct{} // closed when a successor is published
 }
+
+// event is a channel that is closed once, by whoever comes first.
+type event struct {
+	once sync.Once
+	ch   chan struct{}
+}
+
+func (e *event) happen() { e.once.Do(func() { close(e.ch) }) }
 
 const bearerPrefix = "Bearer "
 
 func newSnapshot(v view, token Secret, notAfter Instant, wait time.Duration) *snapshot {
 	return &snapshot{
 		view: v, header: bearerPrefix + token.Reveal(), notAfter: notAfter, wait: wait,
-		drained: make(chan struct{}), next: make(chan struct{}),
+		drained: event{ch: make(chan struct{})}, quiet: event{ch: make(chan struct{})},
+		next: make(chan struct{}),
 	}
 }
 
-// count lets a request pass that the closing gate has to wait for.
-func (s *snapshot) count() bool {
-	if s.word.Add(1)&gateClosed == 0 {
+// enter counts a request in, unless the gate is closed.
+func (s *snapshot) enter(one uint64) bool {
+	if s.word.Add(one)&gateClosed == 0 {
 		return true
 	}
-	s.uncount()
+	s.leave(one)
 	return false
 }
 
-func (s *snapshot) uncount() {
-	if s.word.Add(^uint64(0)) == gateClosed {
-		s.markDrained()
+func (s *snapshot) leave(one uint64) {
+	if word := s.word.Add(-one); word&gateClosed != 0 {
+		s.tellIfEmpty(word)
 	}
 }
 
-// closeGate holds back what comes from now on; drained tells when those that
-// passed before are done.
-func (s *snapshot) closeGate() {
-	if s.word.Or(gateClosed) == 0 {
-		s.markDrained()
+// closeGate holds back what comes from now on; drained and quiet tell when
+// those that passed before are done.
+func (s *snapshot) closeGate() { s.tellIfEmpty(s.word.Or(gateClosed) | gateClosed) }
+
+func (s *snapshot) tellIfEmpty(word uint64) {
+	if word&countOther == 0 {
+		s.drained.happen()
+	}
+	if word == gateClosed {
+		s.quiet.happen()
 	}
 }
 
-// markDrained may be reached twice: a request that finds the gate closed counts
-// itself in and out again.
-func (s *snapshot) markDrained() {
-	if s.word.CompareAndSwap(gateClosed, gateClosed|gateDrained) {
-		close(s.drained)
+// drain waits for what passed: briefly for all, up to limit for the requests
+// that could not be sent again.
+func (s *snapshot) drain(limit time.Duration) {
+	for _, stage := range []struct {
+		done  <-chan struct{}
+		limit time.Duration
+	}{{s.quiet.ch, min(politeDrain, limit)}, {s.drained.ch, limit - politeDrain}} {
+		timer := time.NewTimer(stage.limit)
+		select {
+		case <-stage.done:
+		case <-timer.C:
+		}
+		timer.Stop()
 	}
 }
-
-// gateDrained marks that drained was closed. It lies far above any count.
-const gateDrained = 1 << 62
 
 // Pass is a request's leave to go on with one generation's access token. The
-// zero value is none.
+// zero value is none. It is not to be copied once the request has gone on.
 type Pass struct {
-	snap *snapshot
-	hold *hold
+	snap    *snapshot
+	hold    *hold // of a request that cannot be sent again
+	settled uint32
 
 	// Waited is how long the request was held back for it.
 	Waited time.Duration
@@ -102,14 +132,18 @@ func (p Pass) Generation() uint64 { return p.snap.generation }
 func (p Pass) Epoch() uint64 { return p.snap.epoch }
 
 // Settle tells that the upstream has dealt with the token: its answer has
-// begun, or the request is over. It may be called more than once.
-func (p Pass) Settle() {
-	if p.hold != nil {
+// begun, or the request is over. It may be called more than once, and at once.
+func (p *Pass) Settle() {
+	switch {
+	case p.hold != nil:
 		p.hold.release()
+	case p.snap != nil && atomic.CompareAndSwapUint32(&p.settled, 0, 1):
+		p.snap.leave(oneRepeatable)
 	}
 }
 
-// hold is a counted request.
+// hold is a counted request that cannot be sent again. It settles by itself
+// after a while.
 type hold struct {
 	snap     *snapshot
 	released atomic.Bool
@@ -117,7 +151,7 @@ type hold struct {
 }
 
 func (s *snapshot) hold() *hold {
-	if !s.count() {
+	if !s.enter(oneOther) {
 		return nil
 	}
 	h := &hold{snap: s}
@@ -133,7 +167,7 @@ func (h *hold) release() {
 // expire is also the timer's, which may fire before the timer is known.
 func (h *hold) expire() {
 	if h.released.CompareAndSwap(false, true) {
-		h.snap.uncount()
+		h.snap.leave(oneOther)
 	}
 }
 
@@ -164,8 +198,8 @@ func (u *Unavailable) Error() string {
 // Its error is an [*Unavailable] or the context's cause.
 //
 // repeatable says that the request can be sent again should the token turn out
-// to be revoked; the others are counted, and an exchange waits for them until
-// they call [Pass.Settle].
+// to be revoked. An exchange waits for the others until they call [Pass.Settle],
+// for these a moment at most.
 func (s *Session) Enter(ctx context.Context, repeatable bool) (Pass, error) {
 	if p, ok := s.cur.Load().pass(repeatable); ok {
 		return p, nil
@@ -173,14 +207,13 @@ func (s *Session) Enter(ctx context.Context, repeatable bool) (Pass, error) {
 	return s.enterWaiting(ctx, repeatable, time.Now())
 }
 
-// pass is the way through the gate: two loads, or for a counted request an
-// atomic add.
+// pass is the way through the gate: a load and an atomic add.
 func (s *snapshot) pass(repeatable bool) (Pass, bool) {
 	if s.mode != modeReady {
 		return Pass{}, false
 	}
 	if repeatable {
-		return Pass{snap: s}, s.word.Load()&gateClosed == 0
+		return Pass{snap: s}, s.enter(oneRepeatable)
 	}
 	h := s.hold()
 	return Pass{snap: s, hold: h}, h != nil
@@ -213,7 +246,7 @@ func (s *Session) enterWaiting(ctx context.Context, repeatable bool, began time.
 			if snap := s.cur.Load(); snap.mode == modeReady && (snap.notAfter.IsZero() || s.clock.Now().Boot < snap.notAfter.Boot) {
 				// The issuer takes longer than a request may wait, and may not
 				// have committed at all. The token has not ended: try it.
-				return Pass{snap: snap, Waited: time.Since(began)}, nil
+				return Pass{snap: snap, settled: 1, Waited: time.Since(began)}, nil
 			}
 			return Pass{}, &Unavailable{Session: s.name, RetryAfter: time.Second}
 		}

@@ -23,26 +23,26 @@ func isClosed(c chan struct{}) bool {
 
 func TestTheGateIsDrainedWhenThoseWhoPassedAreDone(t *testing.T) {
 	s := readySnapshot()
-	if !s.count() || !s.count() {
+	if !s.enter(oneOther) || !s.enter(oneOther) {
 		t.Fatal("an open gate holds back")
 	}
 	s.closeGate()
-	if s.count() || isClosed(s.drained) {
+	if s.enter(oneOther) || isClosed(s.drained.ch) {
 		t.Fatal("a closed gate lets through, or is drained with two inside")
 	}
-	s.uncount()
-	if isClosed(s.drained) {
+	s.leave(oneOther)
+	if isClosed(s.drained.ch) {
 		t.Fatal("drained with one inside")
 	}
-	s.uncount()
-	if !isClosed(s.drained) || s.count() {
+	s.leave(oneOther)
+	if !isClosed(s.drained.ch) || s.enter(oneOther) {
 		t.Fatal("not drained, or open again")
 	}
 	s.uncount2(t)
 
 	empty := readySnapshot()
 	empty.closeGate()
-	if !isClosed(empty.drained) {
+	if !isClosed(empty.drained.ch) {
 		t.Fatal("an empty one is not drained at once")
 	}
 }
@@ -51,7 +51,7 @@ func TestTheGateIsDrainedWhenThoseWhoPassedAreDone(t *testing.T) {
 func (s *snapshot) uncount2(t *testing.T) {
 	t.Helper()
 	for range 3 {
-		if s.count() {
+		if s.enter(oneOther) {
 			t.Fatal("passed")
 		}
 	}
@@ -69,19 +69,19 @@ func TestTheGateUnderRaces(t *testing.T) {
 			wg.Go(func() {
 				<-start
 				for range 20 {
-					if !s.count() {
+					if !s.enter(oneOther) {
 						continue
 					}
 					inside.Add(1)
 					inside.Add(-1)
-					s.uncount()
+					s.leave(oneOther)
 				}
 			})
 		}
 		wg.Go(func() {
 			<-start
 			s.closeGate()
-			<-s.drained
+			<-s.drained.ch
 			if n := inside.Load(); n != 0 {
 				t.Errorf("%d inside a drained gate", n)
 			}
@@ -101,17 +101,17 @@ func TestARequestWithoutAnAnswerCountsForASecond(t *testing.T) {
 		s.closeGate()
 		time.Sleep(settleAfter - 1)
 		synctest.Wait()
-		if isClosed(s.drained) {
+		if isClosed(s.drained.ch) {
 			t.Fatal("drained too early")
 		}
 		time.Sleep(1)
 		synctest.Wait()
-		if !isClosed(s.drained) {
+		if !isClosed(s.drained.ch) {
 			t.Fatal("not drained")
 		}
 		p.Settle() // late, and twice
 		p.Settle()
-		if s.word.Load() != gateClosed|gateDrained {
+		if s.word.Load() != gateClosed {
 			t.Errorf("word %x", s.word.Load())
 		}
 	})
@@ -127,7 +127,7 @@ func TestAHoldReleasedByItsTimerUnderRaces(t *testing.T) {
 		s.pass(false)
 	}
 	s.closeGate()
-	<-s.drained
+	<-s.drained.ch
 }
 
 func TestAPassTellsWhatItIs(t *testing.T) {
@@ -137,7 +137,7 @@ func TestAPassTellsWhatItIs(t *testing.T) {
 		t.Errorf("%v %+v", ok, p)
 	}
 	p.Settle()
-	(Pass{}).Settle()
+	new(Pass).Settle()
 	for _, u := range []*Unavailable{{Session: "x"}, {Session: "x", Busy: true}, {Session: "x", Lost: ReasonRejected}} {
 		if u.Error() == "" {
 			t.Errorf("%+v says nothing", u)

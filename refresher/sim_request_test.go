@@ -13,7 +13,7 @@ type simRequest struct {
 	life    int // of the process that has it
 	again   bool
 	waits   bool
-	counted bool
+	counted uint64
 	snap    *snapshot
 	token   string
 }
@@ -45,12 +45,14 @@ func (r *simRequest) enter() {
 	}
 	snap := s.snap
 	passed := snap.mode == modeReady
-	r.counted = false
-	if passed && (r.repeatable && !r.again) {
-		passed = snap.word.Load()&gateClosed == 0
-	} else if passed {
-		passed = snap.count()
-		r.counted = passed
+	r.counted = 0
+	if one := uint64(oneOther); passed {
+		if r.repeatable && !r.again {
+			one = oneRepeatable
+		}
+		if passed = snap.enter(one); passed {
+			r.counted = one
+		}
 	}
 	if !passed {
 		r.wait(snap)
@@ -91,9 +93,9 @@ func (r *simRequest) checked() {
 
 func (r *simRequest) answered(accepted bool) {
 	w, s := r.w, &r.w.sidecar
-	if r.counted {
-		r.snap.uncount()
-		r.counted = false
+	if r.counted != 0 {
+		r.snap.leave(r.counted)
+		r.counted = 0
 	}
 	if accepted {
 		w.ok++

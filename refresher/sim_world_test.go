@@ -305,7 +305,7 @@ func (s *simSidecar) drain(eff effDrain) {
 	var poll func()
 	poll = func() {
 		select {
-		case <-snap.drained:
+		case <-snap.drained.ch:
 		default:
 			if s.w.now.Boot < limit {
 				s.later(time.Millisecond, poll)

@@ -29,7 +29,7 @@ const (
 func (m *machine) unauthorized(ev evUnauthorized) {
 	v := m.judge(ev)
 	if ev.reply != nil {
-		m.emit(effVerdict{to: ev.reply, verdict: v})
+		m.replies = append(m.replies, effVerdict{to: ev.reply, verdict: v})
 	}
 }
 
