@@ -15,7 +15,8 @@ import (
 
 const (
 	rounds      = 10
-	roundTime   = 3 * time.Second
+	roundTime   = 3 * time.Second // of each site in each round
+	parts       = 12
 	connections = 32
 )
 
@@ -55,21 +56,8 @@ func benchProxy() error {
 		}
 	}
 	for range rounds {
-		for i := range sites {
-			before, err := cpuTime(cmd.Process.Pid)
-			if err != nil {
-				return err
-			}
-			n, err := load(client, sites[i].address, roundTime)
-			if err != nil {
-				return err
-			}
-			after, err := cpuTime(cmd.Process.Pid)
-			if err != nil {
-				return err
-			}
-			sites[i].cpu = append(sites[i].cpu, float64((after-before).Nanoseconds())/float64(n)/1000)
-			sites[i].rate = append(sites[i].rate, float64(n)/roundTime.Seconds())
+		if err := round(client, sites, cmd.Process.Pid); err != nil {
+			return err
 		}
 	}
 	fmt.Printf("%d rounds of %v, %d connections\n", rounds, roundTime, connections)
@@ -85,6 +73,37 @@ func benchProxy() error {
 		}
 		print("CPU/request", sites[2].cpu, base.cpu)
 		print("requests/s", sites[2].rate, base.rate)
+	}
+	return nil
+}
+
+// round measures each site once. The machine's speed drifts, so a site's time is
+// made of short slices in changing order.
+func round(client *http.Client, sites []site, pid int) error {
+	cpu := make([]time.Duration, len(sites))
+	count := make([]int64, len(sites))
+	for k := range parts {
+		for j := range sites {
+			i := (j + k) % len(sites)
+			before, err := cpuTime(pid)
+			if err != nil {
+				return err
+			}
+			n, err := load(client, sites[i].address, roundTime/parts)
+			if err != nil {
+				return err
+			}
+			after, err := cpuTime(pid)
+			if err != nil {
+				return err
+			}
+			cpu[i] += after - before
+			count[i] += n
+		}
+	}
+	for i := range sites {
+		sites[i].cpu = append(sites[i].cpu, float64(cpu[i].Nanoseconds())/float64(count[i])/1000)
+		sites[i].rate = append(sites[i].rate, float64(count[i])/roundTime.Seconds())
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -404,19 +405,23 @@ func (s *site) checkLedger(t testing.TB) int {
 // usedPorts keeps one test's freed ports from becoming another's.
 var usedPorts sync.Map
 
+// freeAddr is an address that nobody listens on. It lies below the range from
+// which the system takes ports for outgoing connections: one of those could take
+// it before Caddy does.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		if _, used := usedPorts.LoadOrStore(addr, true); used {
+			continue
 		}
-		addr := ln.Addr().String()
-		ln.Close()
-		if _, used := usedPorts.LoadOrStore(addr, true); !used {
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
 			return addr
 		}
 	}
+	t.Fatal("no free port")
+	return ""
 }
 
 const poll = 50 * time.Millisecond
