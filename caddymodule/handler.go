@@ -63,6 +63,7 @@ type Handler struct {
 	header  string
 	carrier carrier
 	limit   int64
+	logs    bool // the server has access logs
 	clients clientList
 	origins map[string]bool
 }
@@ -145,6 +146,7 @@ func (h *Handler) warn(ctx caddy.Context) {
 			zap.String("session", h.Session), zap.String("header", h.header))
 	}
 	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	h.logs = !ok || srv.Logs != nil
 	if !ok {
 		return
 	}
@@ -171,8 +173,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.unavailable(w, err)
 	}
 	a.use(pass)
-	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		fields.Set(zap.Object(appName, a))
+	if h.logs {
+		if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+			fields.Set(zap.Object(appName, a))
+		}
 	}
 	if err := next.ServeHTTP(&a.rw, &a.out.req); err != nil || !a.rw.holding() {
 		h.count(a)
@@ -251,10 +255,9 @@ type attempt struct {
 	replayed   bool
 	waited     time.Duration
 
-	body    *capture // nil: no body
-	groups  map[string]struct{}
-	before  map[string]struct{} // groups as they were, if there were any
-	session string
+	body   *capture // nil: no body
+	groups map[string]struct{}
+	before map[string]struct{} // groups as they were, if there were any
 }
 
 // outgoing is the request of one run. A later run has its own: the transport
@@ -266,7 +269,7 @@ type outgoing struct {
 }
 
 func newAttempt(h *Handler, w http.ResponseWriter, r *http.Request) *attempt {
-	a := &attempt{h: h, orig: r, path: r.URL.Path, session: h.Session}
+	a := &attempt{h: h, orig: r, path: r.URL.Path}
 	a.out = &a.first
 	a.rw.init(w, a)
 	if _, ok := r.Trailer[h.header]; ok {
@@ -356,7 +359,7 @@ func (a *attempt) repeats() bool {
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (a *attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("session", a.session)
+	enc.AddString("session", a.h.Session)
 	enc.AddUint64("generation", a.pass.Generation())
 	enc.AddBool("replayed", a.replayed)
 	enc.AddFloat64("waited", a.waited.Seconds())

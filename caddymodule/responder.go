@@ -21,7 +21,7 @@ type responder struct {
 
 	// The header as it was before the first run; few responses have more fields
 	// by then than fit here.
-	fields [4]headerField
+	fields [2]headerField
 	more   []headerField
 	n      int
 }
