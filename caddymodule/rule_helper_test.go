@@ -272,12 +272,11 @@ func ruleSession(issuerURL, path string, more ...string) string {
 type ruleUpstream struct {
 	URL string
 
-	mu      sync.Mutex
-	dead    map[string]bool
-	seen    []ruleSeen
-	refuse  http.HandlerFunc
-	serve   http.HandlerFunc
-	started func()
+	mu     sync.Mutex
+	dead   map[string]bool
+	seen   []ruleSeen
+	refuse http.HandlerFunc
+	serve  http.HandlerFunc
 }
 
 type ruleSeen struct {

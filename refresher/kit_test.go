@@ -364,7 +364,7 @@ type skewedExchange struct {
 func (s skewedExchange) Send(ctx context.Context, p refresher.Pair) refresher.Answer {
 	a := s.Exchange.Send(ctx, p)
 	if a.OffsetError > 0 {
-		a.Offset -= s.clock.Now().Wall.Sub(time.Now())
+		a.Offset -= time.Until(s.clock.Now().Wall)
 	}
 	return a
 }
