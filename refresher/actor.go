@@ -22,9 +22,16 @@ type actor struct {
 	giveUp  Instant // when closing is no longer held up by the journal
 
 	lock    *journal.Lock
-	journal *journal.Journal
+	journal store
 	hashKey []byte
 	aside   bool // the journal on disk cannot be read and must not be overwritten
+}
+
+// store keeps a session's sealed record: the local journal. It is all that the
+// actor wants of it.
+type store interface {
+	Write(sealed []byte) error
+	Close() error
 }
 
 // Events that are about the actor rather than the protocol.

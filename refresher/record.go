@@ -71,7 +71,7 @@ type Rotation struct {
 	Epoch      uint64        `json:"epoch"`
 	Generation uint64        `json:"generation"` // that it led to, or was tried from
 	Outcome    string        `json:"outcome"`    // a class, or the kind of source
-	Took       time.Duration `json:"took,omitempty"`
+	Took       time.Duration `json:"took_ns,omitempty"`
 	Error      string        `json:"error,omitempty"`
 }
 

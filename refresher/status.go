@@ -11,7 +11,7 @@ type Status struct {
 	Name        string        `json:"name"`
 	Pool        string        `json:"pool"`
 	State       Phase         `json:"state"`
-	Reason      Reason        `json:"reason,omitempty"`
+	Reason      Reason        `json:"reason"`
 	Epoch       uint64        `json:"epoch"`
 	Generation  uint64        `json:"generation"`
 	Source      string        `json:"source,omitempty"`
@@ -20,11 +20,11 @@ type Status struct {
 	NextAttempt time.Time     `json:"next_attempt,omitzero"` // after a failure
 	HoldOff     time.Duration `json:"-"`
 	HoldOffText string        `json:"hold_off,omitempty"`
-	LastError   string        `json:"last_error,omitempty"`
-	Fingerprint string        `json:"fingerprint,omitempty"` // of the access token
-	Waiting     int           `json:"waiting"`               // requests at the gate
-	IntentOpen  bool          `json:"intent_open"`           // an exchange that may have been committed
-	Rotations   []Rotation    `json:"rotations,omitempty"`   // newest last
+	LastError   string        `json:"last_error"`
+	Fingerprint string        `json:"fingerprint"`         // of the access token
+	Waiting     int           `json:"waiting"`             // requests at the gate
+	IntentOpen  bool          `json:"intent_open"`         // an exchange that may have been committed
+	Rotations   []Rotation    `json:"rotations,omitempty"` // newest last
 }
 
 // Status returns the session's state of this moment.

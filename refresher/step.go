@@ -117,77 +117,6 @@ type attempt struct {
 	commit  Instant
 }
 
-// Events.
-type (
-	evOpened   struct{ rec *record } // nil: a new journal
-	evUnusable struct {              // the journal is there but cannot be opened
-		reason Reason
-		detail string
-	}
-	evConfigured struct {
-		policy  Policy
-		profile Profile
-		signsIn bool
-		running bool
-	}
-	evTick     struct{}
-	evClose    struct{}
-	evPrepared struct {
-		attempt uint64
-		conn    Exchange
-		err     error
-	}
-	evDrained struct{ attempt uint64 }
-	evSaved   struct {
-		version uint64
-		err     error
-	}
-	evAnswer  struct{ answer Answer }
-	evSeed    struct{ seed seed }
-	evFetched struct{ seed seed } // what a source had
-	evNoSeed  struct {            // no source had a pair, or signing in failed
-		signIn bool
-		err    error
-	}
-	evRefresh  struct{ reply chan<- error }
-	evAccepted struct{ epoch, generation uint64 }
-)
-
-// Effects.
-type (
-	effPrepare struct{ attempt uint64 }
-	effDrop    struct{ conn Exchange } // it is not needed
-	effDrain   struct {                // close the gate, wait for what passed it
-		attempt uint64
-		limit   time.Duration
-	}
-	effSave struct {
-		version uint64
-		rec     record
-	}
-	effSend struct {
-		conn Exchange
-		pair Pair
-	}
-	effFetch struct { // ask the sources: those that have a pair lying there, those that sign in
-		lying, signIn bool
-	}
-	effPublish struct {
-		view  view
-		token Secret
-	}
-	effReply struct {
-		to  chan<- error
-		err error
-	}
-	effVerdict struct {
-		to      chan<- verdict
-		verdict verdict
-	}
-	effNote struct{ note Note }
-	effWake struct{ at Instant }
-)
-
 // machine is one call of step.
 type machine struct {
 	state
@@ -380,52 +309,6 @@ func (m *machine) maySignIn() bool {
 	return m.signIn.running
 }
 
-// save keeps the journal up with the record: one write at a time, the newest
-// version next.
-func (m *machine) save() {
-	if m.version == m.saved || m.writing || !m.opened || m.rec.Lost == ReasonUndecryptable {
-		return
-	}
-	if !m.saveRetry.IsZero() && !m.reached(m.saveRetry) {
-		m.wakeAt(m.saveRetry)
-		return
-	}
-	m.writing = true
-	m.emit(effSave{version: m.version, rec: m.rec})
-}
-
-// changed marks the record as newer than the journal.
-func (m *machine) changed() { m.version++ }
-
-// changedNow is changed for what an exchange waits for: it is written at once.
-func (m *machine) changedNow() {
-	m.changed()
-	m.saveRetry = Instant{}
-	m.attempt.saving = m.version
-}
-
-func (m *machine) wasSaved(ev evSaved) {
-	m.writing = false
-	if ev.err != nil {
-		if m.saveErr == "" {
-			m.note(Note{Kind: NoteJournalFailed, Err: ev.err.Error()})
-		}
-		m.saveErr = ev.err.Error()
-		m.saveRetry = m.now.Add(m.sched.scaled(time.Second))
-	} else {
-		m.saveErr, m.saveRetry = "", Instant{}
-		m.saved = ev.version
-	}
-	switch m.stage {
-	case stageRecording:
-		m.recorded()
-	case stageCommitting:
-		if m.saved >= m.attempt.saving || ev.err != nil {
-			m.committed()
-		}
-	}
-}
-
 // degrade tells once when a session has not been rotated for half of its lead.
 func (m *machine) degrade() {
 	if m.failures == 0 || m.degraded || !m.usable() {
@@ -463,37 +346,6 @@ func (m *machine) phase() Phase {
 		return PhaseBackoff
 	}
 	return PhaseFresh
-}
-
-// budget bounds exchanges: 12 an hour or 3 a lifetime, whichever is more
-// (rotation.md 7.2). It starts full.
-type budget struct {
-	used float64
-	at   Instant
-}
-
-const budgetSize = 12
-
-func (m *machine) budgetRate() float64 { // per second
-	rate := budgetSize / time.Hour.Seconds()
-	if m.sched.life > 0 {
-		rate = max(rate, 3/m.sched.life.Seconds())
-	}
-	return rate
-}
-
-// afford is when the budget allows the next exchange.
-func (m *machine) afford() Instant {
-	used := max(0, m.budget.used-m.budgetRate()*m.now.Sub(m.budget.at).Seconds())
-	if used <= budgetSize-1 {
-		return m.now
-	}
-	return m.now.Add(time.Duration((used - budgetSize + 1) / m.budgetRate() * float64(time.Second)))
-}
-
-func (m *machine) spend() {
-	used := max(0, m.budget.used-m.budgetRate()*m.now.Sub(m.budget.at).Seconds())
-	m.budget = budget{used: min(used+1, budgetSize), at: m.now}
 }
 
 func later(a, b Instant) Instant {
