@@ -204,7 +204,7 @@ func (m *machine) lose(reason Reason, detail string) {
 		m.signIn.failures++
 	}
 	m.changed()
-	m.note(Note{Kind: NoteLost, Reason: reason, Err: detail})
+	m.note(Note{Kind: NoteLost, Reason: reason, Err: detail, Signs: m.mayReturn()})
 	m.answerWaiting(errors.New(detail))
 }
 

@@ -15,6 +15,7 @@ type Note struct {
 	Status int           // HTTP status of the issuer's answer
 	Cause  string        // why the exchange was made
 	Reason Reason        // NoteLost
+	Signs  bool          // NoteLost: a source will sign in again
 	Took   time.Duration // of the exchange; NoteClockStepped: by how much
 	Next   time.Time     // when the next attempt, or the next exchange, is due
 	Err    string

@@ -103,6 +103,10 @@ func (a *actor) tell(n Note) {
 	case NoteStarted, NoteReauthenticated:
 		log.Info("session started with a new token pair", append(fields, zap.String("source", n.Source))...)
 	case NoteLost:
+		if n.Signs {
+			log.Warn("session lost: signing in again", fields...)
+			break
+		}
 		log.Error("session lost: a new login is needed", fields...)
 	case NoteExchangeFailed:
 		log.Warn("exchange failed", fields...)
