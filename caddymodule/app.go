@@ -162,8 +162,8 @@ func (a *App) start() error {
 			return err
 		}
 	}
-	a.watchers = newWatchers(a.logger)
-	for name, cfg := range a.Sessions {
+	a.watchers = newWatchers()
+	for _, cfg := range a.Sessions {
 		detach, err := cfg.shared.Attach(refresher.Config{
 			Policy: cfg.policy(), Issuer: cfg.issuer, Sources: cfg.sources,
 			Keys: a.keys, Logger: a.logger,
@@ -176,7 +176,7 @@ func (a *App) start() error {
 		a.detach = append(a.detach, detach)
 		for _, src := range cfg.sources {
 			if w, ok := src.(watched); ok {
-				a.watchers.watch(cfg.shared.Session, name, w)
+				a.watchers.watch(cfg.shared.Session, w)
 			}
 		}
 	}

@@ -188,6 +188,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // unauthorized deals with a 401 that is held back.
 func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 	route := refresher.Route(a.orig.Method, a.path)
+	a.asked = true
 	pass, ok, err := h.session.Unauthorized(a.orig.Context(), a.pass, route)
 	var unavailable *refresher.Unavailable
 	switch {
@@ -252,6 +253,7 @@ type attempt struct {
 	pass  refresher.Pass
 
 	repeatable bool // surely: no body, or a small one of known size
+	asked      bool // what to do about its 401
 	replayed   bool
 	waited     time.Duration
 
@@ -346,7 +348,7 @@ func (a *attempt) answered(status int) {
 	if status >= 200 && status < 300 || status == http.StatusSwitchingProtocols {
 		a.h.session.Accepted(a.pass)
 	}
-	if status == http.StatusUnauthorized && !a.replayed {
+	if status == http.StatusUnauthorized && !a.asked {
 		// It could not be sent again: those that come after shall fare better.
 		a.h.session.NoteUnauthorized(a.pass, refresher.Route(a.orig.Method, a.path), false)
 	}

@@ -121,10 +121,6 @@ func (s *FileSource) Fetch(context.Context) (refresher.Pair, error) {
 	if err != nil {
 		return refresher.Pair{}, fmt.Errorf("tokens file: %w", err)
 	}
-	return s.parse(body)
-}
-
-func (s *FileSource) parse(body []byte) (refresher.Pair, error) {
 	pair, err := refresher.ParsePair(body, refresher.DefaultFields())
 	if err == nil && pair.Refresh.IsZero() {
 		err = refresher.ErrNoRefresh

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
 
@@ -21,21 +19,17 @@ const watchInterval = time.Second
 type watched interface {
 	refresher.Source
 	watchedPath() string
-	parse(body []byte) (refresher.Pair, error)
 }
 
 func (s *FileSource) watchedPath() string { return s.path }
 
 // watchers look at the files of one running configuration.
 type watchers struct {
-	log  *zap.Logger
 	done chan struct{}
 	wg   sync.WaitGroup
 }
 
-func newWatchers(log *zap.Logger) *watchers {
-	return &watchers{log: log, done: make(chan struct{})}
-}
+func newWatchers() *watchers { return &watchers{done: make(chan struct{})} }
 
 // stop ends the watching and waits for it; nil has nothing to stop.
 func (w *watchers) stop() {
@@ -46,9 +40,9 @@ func (w *watchers) stop() {
 	w.wg.Wait()
 }
 
-// watch offers the session what appears in a file. A pair that was used before
-// is no news to the session.
-func (w *watchers) watch(s *refresher.Session, name string, src watched) {
+// watch has the session look at its sources when a file changes. A pair that was
+// used before is no news to it.
+func (w *watchers) watch(s *refresher.Session, src watched) {
 	f := watchedFile{path: src.watchedPath()}
 	w.wg.Go(func() {
 		tick := time.NewTicker(watchInterval)
@@ -59,17 +53,9 @@ func (w *watchers) watch(s *refresher.Session, name string, src watched) {
 				return
 			case <-tick.C:
 			}
-			body, ok := f.changed()
-			if !ok {
-				continue
+			if f.changed() {
+				s.Look()
 			}
-			pair, err := src.parse(body)
-			if err != nil {
-				w.log.Error("a tokens file changed but cannot be used (continuing with the pair in use)",
-					zap.String("session", name), zap.Error(err))
-				continue
-			}
-			s.Offer(pair, src.String())
 		}
 	})
 }
@@ -82,29 +68,29 @@ type watchedFile struct {
 	idle int
 }
 
-// changed returns the content if it is not what it was. The file is read when
+// changed reports whether the content is not what it was. The file is read when
 // its metadata say so, and every tenth time in case they lie.
-func (f *watchedFile) changed() ([]byte, bool) {
+func (f *watchedFile) changed() bool {
 	info, err := os.Stat(f.path)
 	if err != nil {
 		f.info = nil
-		return nil, false
+		return false
 	}
 	same := f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime())
 	if f.idle++; same && f.idle < 10 {
-		return nil, false
+		return false
 	}
 	body, err := readBounded(f.path)
 	if err != nil {
-		return nil, false
+		return false
 	}
 	f.info, f.idle = info, 0
 	sum := sha256.Sum256(body)
 	if sum == f.sum {
-		return nil, false
+		return false
 	}
 	f.sum = sum
-	return body, true
+	return true
 }
 
 // Interface guard

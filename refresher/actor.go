@@ -30,6 +30,7 @@ type actor struct {
 // store keeps a session's sealed record: the local journal. It is all that the
 // actor wants of it.
 type store interface {
+	Read() (sealed []byte, ok bool, err error)
 	Write(sealed []byte) error
 	Close() error
 }
@@ -66,7 +67,7 @@ func (a *actor) run() {
 			a.giveUp = s.clock.Now().Add(closeGrace)
 			a.step(evClose{})
 		}
-		if closing == nil && a.idle() {
+		if closing == nil && a.idle() && len(s.mailbox) == 0 {
 			a.release()
 			return
 		}
@@ -102,8 +103,12 @@ func (a *actor) handle(event any) {
 	switch ev := event.(type) {
 	case nil:
 	case evAttached:
+		before := a.config
 		a.config = ev.config
-		a.step(a.configured(true))
+		configured := a.configured(true)
+		configured.reseal = before != nil && !before.Keys.SameFirst(ev.config.Keys)
+		a.step(configured)
+		a.reopen()
 	case evDetached:
 		a.step(a.configured(false))
 	case evLocked:
@@ -150,9 +155,29 @@ func (a *actor) opened(ev evJournal) {
 	if ev.damaged != nil {
 		a.aside = true
 		a.step(evUnusable{reason: ReasonUndecryptable, detail: ev.damaged.Error()})
+		a.reopen() // a newer configuration may have the key
 		return
 	}
 	a.step(evOpened{rec: ev.record})
+}
+
+// reopen tries the keys of a new configuration on a journal that those before
+// did not open.
+func (a *actor) reopen() {
+	if !a.aside || a.journal == nil || a.busy > 0 {
+		return
+	}
+	sealed, ok, err := a.journal.Read()
+	if err != nil || !ok {
+		return
+	}
+	rec, hashKey, err := vault{ring: a.config.Keys, name: a.session.key}.open(sealed)
+	if err != nil {
+		return
+	}
+	a.aside, a.hashKey = false, hashKey
+	a.state.env.hash, a.state.env.spread = keyed(hashKey)
+	a.step(evOpened{rec: rec})
 }
 
 func (a *actor) step(event any) {

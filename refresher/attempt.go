@@ -93,7 +93,7 @@ const maxBlind = 2
 func (m *machine) nextUncertain() (Instant, bool) {
 	in := m.rec.Intent
 	switch {
-	case m.profile.ReuseInterval > 0 && m.now.Wall.Sub(in.At) < m.profile.ReuseInterval*4/5:
+	case m.profile.ReuseInterval > 0 && in.youngerThan(m.profile.ReuseInterval*4/5, m.now, m.env.bootID):
 		return m.next, true
 	case in.Answered:
 		return later(m.quietAt, m.next), true
@@ -141,11 +141,11 @@ func (m *machine) drained(ev evDrained) {
 // record writes the intent. It comes after the drain, so that a crash while
 // draining is known to have sent nothing.
 func (m *machine) record() {
-	in := intent{At: m.now.Wall}
+	in := intent{At: m.now.Wall, AtBoot: m.now.Boot, BootID: m.env.bootID}
 	if m.attempt.prior != nil {
 		in.Retries = m.attempt.prior.Retries + 1
 		if m.profile.ReuseInterval > 0 {
-			in.At = m.attempt.prior.At // the interval counts from the first
+			in.At, in.AtBoot, in.BootID = m.attempt.prior.At, m.attempt.prior.AtBoot, m.attempt.prior.BootID // the interval counts from the first
 		}
 	}
 	m.rec.Intent = &in
@@ -337,7 +337,7 @@ func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
 		m.rec.Odd = 0
 	}
 	m.rec.Received, m.rec.ReceivedBoot, m.rec.BootID = sent.Wall, sent.Boot, m.env.bootID
-	m.received = sent
+	m.received, m.byWall = sent, false
 	m.plan()
 	m.failures, m.degraded, m.stretched, m.refused = 0, false, false, false
 	m.lastErr, m.lastClass = "", 0

@@ -16,8 +16,10 @@ type (
 		profile Profile
 		signsIn bool
 		running bool
+		reseal  bool // the key that seals is another
 	}
 	evTick     struct{}
+	evLook     struct{} // a source may have a new pair
 	evClose    struct{}
 	evPrepared struct {
 		attempt uint64

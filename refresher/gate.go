@@ -279,14 +279,14 @@ func (s *Session) hopeless(snap *snapshot, waited time.Duration) error {
 // cannot be sent again calls [Session.NoteUnauthorized] instead. The error is
 // the one of [Session.Enter].
 func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next Pass, ok bool, err error) {
-	began := time.Now()
+	began, at := time.Now(), s.clock.Now()
 	limit := time.NewTimer(p.snap.wait)
 	defer limit.Stop()
 	for {
 		snap := s.cur.Load()
 		v := verdictAgain
 		if snap.mode == modeReady && snap.epoch == p.snap.epoch && snap.generation == p.snap.generation {
-			v = s.ask(ctx, p, route)
+			v = s.ask(ctx, p, at, route)
 		}
 		switch v {
 		case verdictAgain:
@@ -325,9 +325,9 @@ func (s *Session) enterAgain(ctx context.Context, began time.Time) (Pass, bool, 
 	return p, err == nil, err
 }
 
-func (s *Session) ask(ctx context.Context, p Pass, route string) verdict {
+func (s *Session) ask(ctx context.Context, p Pass, at Instant, route string) verdict {
 	reply := make(chan verdict, 1)
-	ev := evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, route: route, reply: reply}
+	ev := evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, at: at, route: route, reply: reply}
 	select {
 	case s.mailbox <- ev:
 	case <-ctx.Done():

@@ -57,12 +57,24 @@ type record struct {
 // definite outcome; a process that finds it unset knows as little, as its
 // predecessor died in between.
 type intent struct {
-	At      time.Time `json:"at"`
-	Unknown bool      `json:"unknown,omitempty"`
+	At      time.Time     `json:"at"`
+	AtBoot  time.Duration `json:"at_boot,omitempty"`
+	BootID  string        `json:"boot_id,omitempty"`
+	Unknown bool          `json:"unknown,omitempty"`
 	// Answered: the issuer answered in full, but ambiguously (502, 504); it is
 	// tried again after the hold-off without a witness.
 	Answered bool `json:"answered,omitempty"`
 	Retries  int  `json:"retries,omitempty"`
+}
+
+// youngerThan reports whether the intent is known to be that young: by the clock
+// that nobody can set where the boot is the same.
+func (i *intent) youngerThan(d time.Duration, now Instant, bootID string) bool {
+	age := now.Wall.Sub(i.At)
+	if bootID != "" && bootID == i.BootID {
+		age = now.Boot - i.AtBoot
+	}
+	return age >= 0 && age < d
 }
 
 // Rotation is one exchange in a session's history.

@@ -160,7 +160,9 @@ func (s *Session) post(event any) {
 // written, whatever ctx says; ctx bounds the wait of this caller only. Passes
 // stay good.
 func (s *Session) Close(ctx context.Context) error {
+	s.attached.Lock() // an Attach under way has posted its journal when this is over
 	s.close()
+	s.attached.Unlock()
 	select {
 	case <-s.done:
 		return nil
@@ -183,6 +185,10 @@ func (s *Session) Import(ctx context.Context, p Pair) error {
 func (s *Session) Offer(p Pair, source string) {
 	s.post(evSeed{seed{pair: p, source: source}})
 }
+
+// Look asks the sources again for a pair lying there, in their order: one of them
+// has changed. A pair that was used in this session before is no news.
+func (s *Session) Look() { s.post(evLook{}) }
 
 // Refresh exchanges the pair now and returns when the next one is in force.
 func (s *Session) Refresh(ctx context.Context) error {

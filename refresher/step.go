@@ -41,6 +41,7 @@ type state struct {
 	rec      record
 	sched    schedule
 	received Instant // when the pair was issued, or seen first
+	byWall   bool    // which only the wall clock tells: it was in another boot
 	born     Instant // when this process got the generation from the issuer; zero if restored or seeded by hand
 	drift    time.Duration
 	offset   time.Duration // the issuer's clock minus ours
@@ -69,10 +70,11 @@ type state struct {
 	routes      []quarantined
 	budget      budget
 
-	looking bool // the sources are being asked for a pair lying there
-	signIn  signIn
-	pending *seed // arrived during an exchange
-	waiting []chan<- error
+	looking   bool // the sources are being asked for a pair lying there
+	lookAgain bool // and one has changed since
+	signIn    signIn
+	pending   *seed // arrived during an exchange
+	waiting   []chan<- error
 
 	// The journal: version is what should be there, saved what is.
 	version, saved uint64
@@ -156,6 +158,8 @@ func step(s state, now Instant, event any) (state, []any) {
 		m.fetched(ev.seed)
 	case evNoSeed:
 		m.noSeed(ev)
+	case evLook:
+		m.look()
 	case evRefresh:
 		m.refreshNow(ev.reply)
 	case evAccepted:
@@ -188,6 +192,9 @@ func (m *machine) settle() {
 	m.expire()
 	m.lateCommit()
 	m.takePending()
+	if m.lookAgain {
+		m.look()
+	}
 	m.begin()
 	m.save()
 	m.degrade()
@@ -244,11 +251,28 @@ func (m *machine) watchClock() {
 		return
 	}
 	m.note(Note{Kind: NoteClockStepped, Took: moved})
+	m.rereckon()
 	if !m.env.countsSleep || moved < 0 || !m.usable() || !m.sched.known() || m.now.Wall.Before(m.sched.refreshAt.Wall) {
 		return
 	}
 	if m.stepped.IsZero() || m.now.Sub(m.stepped) >= 10*time.Minute {
 		m.stepped = m.now
+		m.wanted = causeClock
+	}
+}
+
+// rereckon lays the schedule of a pair out anew whose age only the wall clock
+// tells, after that clock was set: a machine may start with a wrong one. A token
+// that would be over by that is kept until an exchange has told the truth.
+func (m *machine) rereckon() {
+	if !m.byWall || !m.usable() || m.stage != stageIdle {
+		return
+	}
+	before, received := m.sched, m.received
+	m.received = m.rec.restored(m.now, m.env.bootID)
+	m.plan()
+	if m.expired() && before.known() && !m.reached(before.notAfter) {
+		m.sched, m.received = before, received
 		m.wanted = causeClock
 	}
 }
@@ -264,6 +288,9 @@ func (m *machine) expired() bool { return m.sched.known() && m.reached(m.sched.n
 func (m *machine) configure(ev evConfigured) {
 	m.policy, m.profile, m.signsIn, m.running = ev.policy, ev.profile, ev.signsIn, ev.running
 	m.plan()
+	if ev.reseal && m.rec.hasPair() {
+		m.changed()
+	}
 	m.signIn.next = Instant{} // perhaps the password is right now
 	if m.lastClass == ClassConfig {
 		m.next = Instant{}
@@ -290,6 +317,7 @@ func (m *machine) open(rec *record) {
 	}
 	m.rec = *rec
 	m.received = m.rec.restored(m.now, m.env.bootID)
+	m.byWall = m.env.bootID == "" || m.env.bootID != m.rec.BootID
 	m.plan()
 	if in := m.rec.Intent; in != nil && m.rec.Lost == "" {
 		// Whether that request reached the issuer, and whether it is still on
@@ -300,6 +328,18 @@ func (m *machine) open(rec *record) {
 		m.becomeUncertain("the process ended during an exchange")
 	}
 	m.emit(effFetch{lying: true}) // a pair never seen before wins over the record
+}
+
+// look asks the sources again for a pair lying there: one has changed.
+func (m *machine) look() {
+	switch {
+	case !m.opened: // they will be asked
+	case m.looking, m.signIn.running:
+		m.lookAgain = true // one question at a time
+	default:
+		m.looking, m.lookAgain = true, false
+		m.emit(effFetch{lying: true})
+	}
 }
 
 // maySignIn reports whether a source that signs in may be asked now, and marks

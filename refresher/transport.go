@@ -13,8 +13,9 @@ import (
 // access token as "Authorization: Bearer", in place of what stands there, and
 // sends it on to base; nil is [http.DefaultTransport]. A request that is
 // answered 401 because its token was revoked on its way is sent again once, if
-// it has no body or can make another ([http.Request.GetBody]). Without a token
-// the error is an [*Unavailable].
+// it has no body or can make another ([http.Request.GetBody]). A redirect to
+// another host goes without the token. Where there is none the error is an
+// [*Unavailable].
 func (s *Session) Transport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
@@ -29,6 +30,9 @@ type transport struct {
 
 // RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if elsewhere(r) {
+		return t.base.RoundTrip(r)
+	}
 	hasBody := r.Body != nil && r.Body != http.NoBody
 	repeatable := !hasBody || r.GetBody != nil
 	pass, err := t.session.Enter(r.Context(), repeatable)
@@ -64,6 +68,16 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		t.session.NoteUnauthorized(next, route, newer)
 	}
 	return resp, err
+}
+
+// elsewhere reports whether a redirect has led to another host, to which the
+// token does not belong.
+func elsewhere(r *http.Request) bool {
+	first := r
+	for first.Response != nil && first.Response.Request != nil {
+		first = first.Response.Request
+	}
+	return first.URL.Scheme != r.URL.Scheme || first.URL.Host != r.URL.Host
 }
 
 func (t *transport) send(r *http.Request, body io.ReadCloser, pass *Pass) (*http.Response, error) {

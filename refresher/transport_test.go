@@ -80,6 +80,33 @@ func waitUntilOld(t *testing.T, s *refresher.Session) {
 	}
 }
 
+// A redirect to another host took the token along.
+func TestTheTransportKeepsTheTokenFromOtherHosts(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }))
+	defer other.Close()
+	box := sandbox.New(sandbox.Config{})
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/away" {
+			http.Redirect(w, r, other.URL, http.StatusFound)
+			return
+		}
+		box.ServeHTTP(w, r)
+	}))
+	defer api.Close()
+	base := &http.Transport{}
+	defer base.CloseIdleConnections()
+	client := &http.Client{Transport: transportSession(t, api.URL).Transport(base)}
+	resp, err := client.Get(api.URL + "/away")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if got := (<-seen).Get("Authorization"); got != "" {
+		t.Error("the other host got the token")
+	}
+}
+
 func TestTheTokenSourceOfASession(t *testing.T) {
 	box := sandbox.New(sandbox.Config{})
 	api := httptest.NewServer(box)

@@ -10,6 +10,7 @@ import (
 // access token of a generation.
 type evUnauthorized struct {
 	epoch, generation uint64
+	at                Instant // when the answer came; zero: now
 	route             string
 	again             bool // the request had been sent again before
 	reply             chan<- verdict
@@ -42,6 +43,9 @@ func (m *machine) judge(ev evUnauthorized) verdict {
 	}
 	known := m.isQuarantined(ev.route)
 	if m.rec.Intent != nil && m.stage == stageIdle && m.profile.RevokesPrevious && !known {
+		if !ev.at.IsZero() && ev.at.Boot < m.attempt.sent.Boot {
+			return verdictAgain // it may be why the exchange was made, and says nothing about its outcome
+		}
 		if m.profile.ReuseInterval > 0 {
 			return verdictWait // the next attempt gets the successor
 		}

@@ -1,5 +1,7 @@
 package refresher
 
+import "time"
+
 // Phase is the state of a session as the admin API shows it (contract 5).
 type Phase string
 
@@ -36,6 +38,7 @@ type view struct {
 	until             int64 // modeLater: Instant.Boot
 	watch             bool  // modeReady: an answer that is not 401 is a witness
 	reason            Reason
+	wait              time.Duration // the longest that a request waits
 }
 
 // publish shows requests what has changed. While the gate is closed they wait
@@ -54,7 +57,7 @@ func (m *machine) publish() {
 }
 
 func (m *machine) view() view {
-	v := view{epoch: m.rec.Epoch, generation: m.rec.Generation, reason: m.rec.Lost}
+	v := view{epoch: m.rec.Epoch, generation: m.rec.Generation, reason: m.rec.Lost, wait: m.policy.wait()}
 	switch {
 	case !m.opened, m.looking && !m.usable(), m.stage != stageIdle && m.usable() && m.expired():
 		v.mode = modeComing

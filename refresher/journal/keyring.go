@@ -115,6 +115,11 @@ func (r *Keyring) Seal(aad []byte, session string, plain []byte) []byte {
 	return key.aead(session).Seal(sealed, nonce, plain, aad)
 }
 
+// SameFirst reports whether both rings seal with the same key.
+func (r *Keyring) SameFirst(other *Keyring) bool {
+	return r.keys()[0].id == other.keys()[0].id
+}
+
 // Open is the inverse of [Keyring.Seal]. The error wraps [ErrWrongKey] when no
 // key of the ring has the id in sealed, else [ErrDamaged]: cut, changed, or
 // sealed for another session or aad.
