@@ -110,7 +110,7 @@ type simIssuer struct {
 	// undelivered: the newest commit's answer has not reached the journal of
 	// the sidecar. A loss is excused by nothing else, or by time running out.
 	undelivered bool
-	unrecorded  bool // sent although the journal could not take the intent
+	unrecorded  bool // in this family one was sent although the journal could not take the intent
 	trouble     bool // a fault befell this generation
 	commits     int
 	reuses      int
@@ -336,7 +336,7 @@ func (s *simSidecar) save(eff effSave) {
 		if err == nil && (alive || s.life == life+1 && w.rng.IntN(2) == 0) {
 			s.disk = &rec
 			if strings.HasPrefix(rec.Refresh, fmt.Sprintf("r%d.%d", w.issuer.family, w.issuer.n)) {
-				w.issuer.undelivered, w.issuer.unrecorded = false, false
+				w.issuer.undelivered = false
 			}
 		}
 		if alive {
