@@ -130,6 +130,9 @@ func newVolume(t *testing.T, dir string) *volume {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(filepath.Join("..data", "tokens.json"), filepath.Join(dir, "tokens.json")); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
 		t.Skipf("no symbolic links here: %v", err)
 	}
 	return &volume{t: t, dir: dir}
