@@ -424,7 +424,7 @@ func (s *simSidecar) lost(reason Reason) {
 	switch {
 	case committed && reason != ReasonTwoGenerals && reason != ReasonExpired:
 		s.w.fail("a lost answer is reported as %s", reason)
-	case !committed && !i.trouble:
+	case !committed && !i.trouble && !i.unrecorded:
 		s.w.fail("the session was lost (%s) without a fault", reason)
 	case !committed && reason == ReasonRejected && !i.unrecorded:
 		s.w.fail("the issuer rejected a token that was good")
