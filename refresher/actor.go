@@ -23,7 +23,6 @@ type actor struct {
 
 	lock    *journal.Lock
 	journal store
-	hashKey []byte
 	aside   bool // the journal on disk cannot be read and must not be overwritten
 }
 
@@ -44,7 +43,6 @@ type (
 		lock    *journal.Lock
 		journal *journal.Journal
 		record  *record
-		hashKey []byte
 		damaged error
 	}
 	evWorked struct{ event any } // a worker is done
@@ -150,8 +148,7 @@ func (s *Session) waitForJournal(cfg *attachment) any {
 }
 
 func (a *actor) opened(ev evJournal) {
-	a.lock, a.journal, a.hashKey = ev.lock, ev.journal, ev.hashKey
-	a.state.env.hash, a.state.env.spread = keyed(ev.hashKey)
+	a.lock, a.journal = ev.lock, ev.journal
 	if ev.damaged != nil {
 		a.aside = true
 		a.step(evUnusable{reason: ReasonUndecryptable, detail: ev.damaged.Error()})
@@ -171,12 +168,11 @@ func (a *actor) reopen() {
 	if err != nil || !ok {
 		return
 	}
-	rec, hashKey, err := vault{ring: a.config.Keys, name: a.session.key}.open(sealed)
+	rec, err := vault{ring: a.config.Keys, name: a.session.key}.open(sealed)
 	if err != nil {
 		return
 	}
-	a.aside, a.hashKey = false, hashKey
-	a.state.env.hash, a.state.env.spread = keyed(hashKey)
+	a.aside = false
 	a.step(evOpened{rec: rec})
 }
 
@@ -282,7 +278,7 @@ func (a *actor) save(rec record, keys *journal.Keyring) error {
 		}
 		a.journal, a.aside = j, false
 	}
-	sealed, err := vault{ring: keys, name: s.key}.seal(&rec, a.hashKey)
+	sealed, err := vault{ring: keys, name: s.key}.seal(&rec)
 	if err != nil {
 		return err
 	}

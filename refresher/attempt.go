@@ -253,7 +253,7 @@ func (m *machine) backoff(a Answer) time.Duration {
 		d = m.sched.holdOff
 	default:
 		full := doubled(time.Second, min(30*time.Second, max(m.sched.lead/6, time.Second)))
-		u := m.env.spread(m.rec.Epoch, m.rec.Generation, uint64(m.failures))
+		u := m.spread(uint64(m.failures))
 		d = time.Duration((0.2 + 0.8*u) * float64(full))
 		if m.failures > 1 {
 			d = max(d, m.sched.scaled(2*time.Second))
@@ -312,7 +312,7 @@ func (m *machine) rotated(a Answer) {
 		a.Pair.Refresh = old.Refresh // RFC 6749 section 6
 	}
 	if !a.Pair.Refresh.Equal(old.Refresh) {
-		m.rec.Spent = appendBounded(m.rec.Spent, maxSpent, m.env.hash(old.Refresh))
+		m.rec.Spent = appendBounded(m.rec.Spent, maxSpent, m.hash(old.Refresh))
 	}
 	m.rec.Generation++
 	m.rec.Intent, m.rec.Kept = nil, ""

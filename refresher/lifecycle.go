@@ -94,8 +94,8 @@ func (m *machine) seeded(s seed) error {
 	case m.rec.Lost == ReasonUndecryptable && s.reply == nil:
 		return ErrSpent // it may be: what was used cannot be read
 	}
-	h := m.env.hash(s.pair.Refresh)
-	if !s.signsIn && m.rec.knows(h, m.env.hash(NewSecret(m.rec.Refresh))) {
+	h := m.hash(s.pair.Refresh)
+	if !s.signsIn && m.rec.knows(h, m.hash(NewSecret(m.rec.Refresh))) {
 		if m.usable() && s.pair.Refresh.Equal(NewSecret(m.rec.Refresh)) {
 			return nil // it is the one in use
 		}
@@ -107,10 +107,11 @@ func (m *machine) seeded(s seed) error {
 	}
 	spent := m.rec.Spent
 	if m.rec.hasPair() {
-		spent = appendBounded(spent, maxSpent, m.env.hash(NewSecret(m.rec.Refresh)))
+		spent = appendBounded(spent, maxSpent, m.hash(NewSecret(m.rec.Refresh)))
 	}
 	m.rec = record{
-		Epoch: m.rec.Epoch + 1, Generation: 1, Source: s.source,
+		HashKey: m.key(),
+		Epoch:   m.rec.Epoch + 1, Generation: 1, Source: s.source,
 		Seeds:   appendBounded(m.rec.Seeds, maxSeeds, h),
 		Spent:   spent,
 		History: m.rec.History,

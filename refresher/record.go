@@ -22,6 +22,9 @@ const (
 // the journal before an exchange is sent (with its intent) and after it came
 // back. It is never changed in place; step works on copies.
 type record struct {
+	// HashKey is the key of the session's keyed values, see keyedSum.
+	HashKey []byte `json:"hash_key"`
+
 	Epoch      uint64 `json:"epoch"`      // grows with each new login or seed
 	Generation uint64 `json:"generation"` // grows with each rotation, 1 is the first of its epoch
 	Access     string `json:"access"`
@@ -131,24 +134,20 @@ func (r *record) restored(now Instant, bootID string) Instant {
 
 const recordVersion = 1
 
-// vault seals records of one session and opens them.
+// vault seals records of one session and opens them. What is sealed is bound to
+// the session and to the place it is kept in.
 type vault struct {
-	ring *journal.Keyring
-	name string // of the session, as in file names
+	ring  *journal.Keyring
+	name  string // of the session, as in file names
+	entry string // its name in a shared store; empty in the journal
 }
 
 func (v vault) aad() []byte {
-	return journal.AAD("caddy-refresh/1", "record", strconv.Itoa(recordVersion), v.name)
+	return journal.AAD("caddy-refresh/1", "record", strconv.Itoa(recordVersion), v.name, v.entry)
 }
 
-// sealed is a record as it is written.
-type sealed struct {
-	HashKey []byte `json:"hash_key"`
-	*record
-}
-
-func (v vault) seal(r *record, hashKey []byte) ([]byte, error) {
-	plain, err := json.Marshal(sealed{hashKey, r})
+func (v vault) seal(r *record) ([]byte, error) {
+	plain, err := json.Marshal(r)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the record of session %q: %w", v.name, err)
 	}
@@ -156,17 +155,17 @@ func (v vault) seal(r *record, hashKey []byte) ([]byte, error) {
 	return v.ring.Seal(v.aad(), v.name, plain), nil
 }
 
-func (v vault) open(text []byte) (*record, []byte, error) {
+func (v vault) open(text []byte) (*record, error) {
 	plain, err := v.ring.Open(v.aad(), v.name, text)
 	if err != nil {
-		return nil, nil, fmt.Errorf("opening the record of session %q: %w", v.name, err)
+		return nil, fmt.Errorf("opening the record of session %q: %w", v.name, err)
 	}
 	defer clear(plain)
-	s := sealed{record: &record{}}
-	if json.Unmarshal(plain, &s) != nil || len(s.HashKey) == 0 {
-		return nil, nil, fmt.Errorf("the record of session %q is not in a form that this version reads", v.name)
+	r := new(record)
+	if json.Unmarshal(plain, r) != nil || len(r.HashKey) == 0 {
+		return nil, fmt.Errorf("the record of session %q is not in a form that this version reads", v.name)
 	}
-	return s.record, s.HashKey, nil
+	return r, nil
 }
 
 // keepRaw bounds what of an unusable answer goes into a record.

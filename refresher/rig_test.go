@@ -49,10 +49,9 @@ func unopenedRig(t *testing.T, profile Profile, life time.Duration, change ...fu
 	t.Helper()
 	r := &rig{t: t, life: life, conf: evConfigured{profile: profile, running: true}}
 	r.now = Instant{Wall: time.Unix(1_800_000_000, 0), Boot: time.Hour}
-	hash, _ := keyed([]byte("a key"))
 	r.state = state{env: environment{
-		countsSleep: true, bootID: "this boot", hash: hash,
-		spread: func(uint64, uint64, uint64) float64 { return r.spread },
+		countsSleep: true, bootID: "this boot", owner: 1, fresh: []byte("a key"),
+		spread: func([]byte, uint64, uint64, uint64) float64 { return r.spread },
 	}}
 	for _, f := range change {
 		f(r)

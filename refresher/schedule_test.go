@@ -107,12 +107,11 @@ func TestALifeThatIsNotKnown(t *testing.T) {
 }
 
 func TestTheJitterIsTheSessionsOwn(t *testing.T) {
-	_, one := keyed([]byte("one"))
-	_, other := keyed([]byte("other"))
+	one, other := []byte("one"), []byte("other")
 	seen := map[float64]bool{}
 	for g := range uint64(1000) {
-		u := one(1, g, 0)
-		if u < 0 || u >= 1 || seen[u] || u == other(1, g, 0) || u != one(1, g, 0) {
+		u := spread(one, 1, g, 0)
+		if u < 0 || u >= 1 || seen[u] || u == spread(other, 1, g, 0) || u != spread(one, 1, g, 0) {
 			t.Fatalf("generation %d: %v", g, u)
 		}
 		seen[u] = true

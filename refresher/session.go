@@ -2,10 +2,6 @@ package refresher
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -88,7 +84,7 @@ func New(name string, opts Options) *Session {
 	s.cur.Store(newSnapshot(view{mode: modeComing}, Secret{}, Instant{}, Policy{}.wait()))
 	s.status.Store(&Status{Name: name, State: PhaseHolding})
 	a := &actor{session: s}
-	a.state.env = environment{countsSleep: s.clock.CountsSleep(), bootID: s.clock.BootID()}
+	a.state.env = newEnvironment(s.clock)
 	go a.run()
 	return s
 }
@@ -252,37 +248,9 @@ func (s *Session) tryOpen(keys *journal.Keyring) (any, error) {
 		_ = lock.Unlock()
 		return nil, err
 	case ok:
-		ev.record, ev.hashKey, ev.damaged = vault{ring: keys, name: s.key}.open(sealed)
-	}
-	if ev.hashKey == nil {
-		ev.hashKey = make([]byte, 32)
-		_, _ = rand.Read(ev.hashKey) // never fails (crypto/rand)
+		ev.record, ev.damaged = vault{ring: keys, name: s.key}.open(sealed)
 	}
 	return ev, nil
-}
-
-// keyed are the two keyed functions of a session. Their key is random, made
-// with the first record and kept in it, so that it outlives a change of the
-// encryption key.
-func keyed(key []byte) (hash func(Secret) tokenHash, spread func(epoch, generation, n uint64) float64) {
-	sum := func(parts ...[]byte) uint64 {
-		mac := hmac.New(sha256.New, key)
-		for _, p := range parts {
-			mac.Write(p)
-		}
-		return binary.BigEndian.Uint64(mac.Sum(nil))
-	}
-	hash = func(token Secret) tokenHash {
-		return tokenHash(sum([]byte("hash-token"), []byte(token.Reveal())))
-	}
-	spread = func(epoch, generation, n uint64) float64 {
-		var b [24]byte
-		binary.BigEndian.PutUint64(b[:], epoch)
-		binary.BigEndian.PutUint64(b[8:], generation)
-		binary.BigEndian.PutUint64(b[16:], n)
-		return float64(sum([]byte("jitter"), b[:])>>11) / (1 << 53)
-	}
-	return hash, spread
 }
 
 // lockPoll is how often a session that another process holds is tried for.

@@ -203,8 +203,7 @@ func (s *simSidecar) profile() Profile {
 }
 
 func simEnvironment() environment {
-	hash, spread := keyed([]byte("the simulation's key"))
-	return environment{countsSleep: true, bootID: "boot", hash: hash, spread: spread}
+	return environment{countsSleep: true, bootID: "boot", fresh: []byte("the simulation's key"), spread: spread}
 }
 
 func (s *simSidecar) crash(why string) {

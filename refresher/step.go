@@ -85,16 +85,6 @@ type state struct {
 	shown view
 }
 
-// environment is what a state knows of the process around it; it never changes.
-type environment struct {
-	countsSleep bool
-	bootID      string
-	// hash recognises refresh tokens, spread spreads a session's instants over
-	// [0,1): both are keyed, and the same for everybody who holds the key.
-	hash   func(Secret) tokenHash
-	spread func(epoch, generation, n uint64) float64
-}
-
 // cause says why an exchange is made.
 type cause string
 
@@ -300,8 +290,7 @@ func (m *machine) configure(ev evConfigured) {
 // plan lays out the generation in use.
 func (m *machine) plan() {
 	if m.rec.hasPair() {
-		spread := m.env.spread(m.rec.Epoch, m.rec.Generation, 0)
-		m.sched = plan(m.policy, m.profile, m.received, m.rec.Left, m.rec.Expires, spread)
+		m.sched = plan(m.policy, m.profile, m.received, m.rec.Left, m.rec.Expires, m.spread(0))
 		if m.rec.Odd > 0 {
 			m.sched.refreshAt = m.received.Add(30 * time.Second << min(m.rec.Odd-1, 5))
 		}
