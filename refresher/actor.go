@@ -21,12 +21,18 @@ type actor struct {
 	timer   *time.Timer
 	giveUp  Instant // when closing is no longer held up by the journal
 
+	dir     string // of the journal
 	lock    *journal.Lock
 	journal store
-	aside   bool // the journal on disk cannot be read and must not be overwritten
+	store   Store // shared with other instances; nil: there are none
+	storeID uint64
+	stores  uint64 // so many were used
+	watched func() // ends the watch of it
+	locked  func() // releases its lock
+	aside   bool   // the journal on disk cannot be read and must not be overwritten
 }
 
-// store keeps a session's sealed record: the local journal. It is all that the
+// store keeps one instance's own sealed record: the local journal. It is all that the
 // actor wants of it.
 type store interface {
 	Read() (sealed []byte, ok bool, err error)
@@ -40,6 +46,7 @@ type (
 	evDetached struct{}
 	evLocked   struct{ config *attachment }
 	evJournal  struct {
+		dir     string
 		lock    *journal.Lock
 		journal *journal.Journal
 		record  *record
@@ -63,7 +70,13 @@ func (a *actor) run() {
 		case <-closing:
 			closing = nil
 			a.giveUp = s.clock.Now().Add(closeGrace)
+			if a.store != nil {
+				a.giveUp = s.clock.Now().Add(closeGraceShared)
+			}
 			a.step(evClose{})
+		}
+		if s.news.Swap(false) {
+			a.step(evNews{})
 		}
 		if closing == nil && a.idle() && len(s.mailbox) == 0 {
 			a.release()
@@ -77,14 +90,24 @@ func (a *actor) idle() bool {
 	if a.busy > 0 || a.state.stage != stageIdle {
 		return false
 	}
-	return a.state.version == a.state.saved || a.journal == nil || a.session.clock.Now().Boot >= a.giveUp.Boot
+	m := machine{state: a.state}
+	return m.settled() || a.journal == nil || a.session.clock.Now().Boot >= a.giveUp.Boot
 }
 
 // closeGrace is how long a closing session tries to write what its journal has
-// refused.
-const closeGrace = 3 * time.Second
+// refused, closeGraceShared the same of a store that others share.
+const (
+	closeGrace       = 3 * time.Second
+	closeGraceShared = 10 * time.Second
+)
 
 func (a *actor) release() {
+	if a.watched != nil {
+		a.watched()
+	}
+	if a.locked != nil {
+		a.locked()
+	}
 	if a.journal != nil {
 		_ = a.journal.Close()
 	}
@@ -100,9 +123,13 @@ func (a *actor) handle(event any) {
 	}
 	switch ev := event.(type) {
 	case nil:
+	case evLockedAsk:
+		a.keepLock(ev.unlock)
+		a.step(ev.evAsked)
 	case evAttached:
 		before := a.config
 		a.config = ev.config
+		a.useStore(ev.config.Store)
 		configured := a.configured(true)
 		configured.reseal = before != nil && !before.Keys.SameFirst(ev.config.Keys)
 		a.step(configured)
@@ -119,7 +146,7 @@ func (a *actor) handle(event any) {
 }
 
 func (a *actor) configured(running bool) evConfigured {
-	ev := evConfigured{policy: a.config.Policy, profile: a.config.Issuer.Profile(), running: running}
+	ev := evConfigured{policy: a.config.Policy, profile: a.config.Issuer.Profile(), running: running, store: a.storeID}
 	for _, src := range a.config.Sources {
 		ev.signsIn = ev.signsIn || src.SignsIn()
 	}
@@ -137,7 +164,7 @@ func (s *Session) waitForJournal(cfg *attachment) any {
 			return nil
 		case <-tick.C:
 		}
-		ev, err := s.tryOpen(cfg.Keys)
+		ev, err := s.tryOpen(cfg)
 		if err == nil {
 			return ev
 		}
@@ -148,7 +175,7 @@ func (s *Session) waitForJournal(cfg *attachment) any {
 }
 
 func (a *actor) opened(ev evJournal) {
-	a.lock, a.journal = ev.lock, ev.journal
+	a.dir, a.lock, a.journal = ev.dir, ev.lock, ev.journal
 	if ev.damaged != nil {
 		a.aside = true
 		a.step(evUnusable{reason: ReasonUndecryptable, detail: ev.damaged.Error()})
@@ -218,11 +245,17 @@ func (a *actor) perform(effect any) {
 			// answer counts, whoever hangs up or wants to stop.
 			ctx, cancel := context.WithTimeout(context.Background(), timeout)
 			defer cancel()
+			if !eff.by.IsZero() && s.clock.Now().Boot > eff.by.Boot {
+				eff.conn.Close()
+				return evAnswer{answer: Answer{Class: ClassNotSent, Err: errTooLate}}
+			}
 			return evAnswer{answer: eff.conn.Send(ctx, eff.pair)}
 		})
 	case effFetch:
 		sources := a.config.Sources
 		a.work(func() any { return s.fetch(eff, sources) })
+	default:
+		a.performShared(effect)
 	}
 }
 
@@ -269,10 +302,10 @@ func (a *actor) save(rec record, keys *journal.Keyring) error {
 			_ = a.journal.Close()
 			a.journal = nil
 		}
-		if err := journal.SetAside(s.dir, s.key, "unreadable-"+time.Now().UTC().Format("20060102T150405")); err != nil {
+		if err := journal.SetAside(a.dir, s.key, "unreadable-"+time.Now().UTC().Format("20060102T150405")); err != nil {
 			return err
 		}
-		j, err := journal.Open(s.dir, s.key)
+		j, err := journal.Open(a.dir, s.key)
 		if err != nil {
 			return err
 		}

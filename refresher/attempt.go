@@ -7,7 +7,7 @@ import (
 
 // begin starts what is due: signing in, or an exchange.
 func (m *machine) begin() {
-	if m.stage != stageIdle || !m.opened || !m.running || m.closing {
+	if m.stage != stageIdle || !m.opened || !m.running || m.closing || !m.mayBegin() {
 		return
 	}
 	if !m.usable() {
@@ -22,14 +22,24 @@ func (m *machine) begin() {
 		m.wakeAt(at)
 		return
 	}
-	m.stretched = m.stretched || last
-	m.spend()
 	why := m.wanted
 	if why == "" {
 		why = causeDue
 	}
 	m.wanted = ""
 	m.attempt = attempt{id: m.attempt.id + 1, cause: why, began: m.now, prior: m.rec.Intent, unsaved: last}
+	if m.fleet.on {
+		m.stage = stageAsking
+		m.emit(effAsk{id: m.attempt.id, lock: max(m.sched.scaled(lockWait), time.Millisecond)})
+		return
+	}
+	m.connect()
+}
+
+// connect is the first step that costs the issuer anything.
+func (m *machine) connect() {
+	m.stretched = m.stretched || m.attempt.unsaved
+	m.spend()
 	m.stage = stagePreparing
 	m.emit(effPrepare{attempt: m.attempt.id})
 }
@@ -46,13 +56,16 @@ func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 		return at, false, ok
 	}
 	if m.wanted == causeOperator {
-		return m.now, false, true
+		if at = m.onOurClock(m.fleet.plan); at.IsZero() {
+			at = m.now
+		}
+		return at, false, true
 	}
 	switch {
 	case m.wanted != "", m.upstream401 && m.failures > 0: // and the one that was asked for failed
 		at = m.now
 	case !m.sched.refreshAt.IsZero():
-		at = m.sched.refreshAt
+		at = later(m.sched.refreshAt.Add(m.shift()), m.onOurClock(m.rec.Quiet))
 	case m.failures > 0: // one was asked for, and failed
 		at = m.next
 	default:
@@ -94,6 +107,9 @@ func (m *machine) nextUncertain() (Instant, bool) {
 	in := m.rec.Intent
 	switch {
 	case m.profile.ReuseInterval > 0 && in.youngerThan(m.profile.ReuseInterval*4/5, m.now, m.env.bootID):
+		if m.fleet.on {
+			return later(m.quietAt, m.next), true
+		}
 		return m.next, true
 	case in.Answered:
 		return later(m.quietAt, m.next), true
@@ -157,13 +173,27 @@ func (m *machine) record() {
 func (m *machine) recorded() {
 	switch {
 	case m.saved >= m.attempt.saving, m.saveErr != "" && m.attempt.unsaved:
-		m.stage = stageSending
-		m.attempt.sent = m.now
-		m.emit(effSend{conn: m.attempt.conn, pair: m.rec.pair()})
+		if m.fleet.on {
+			m.intend()
+			return
+		}
+		m.send()
 	case m.saveErr != "":
 		m.emit(effDrop{conn: m.attempt.conn})
 		m.notCommitted(Answer{Class: ClassNotSent, Err: errors.New("the journal cannot be written: " + m.saveErr)})
 	}
+}
+
+// send is the point of no return.
+func (m *machine) send() {
+	m.stage = stageSending
+	m.attempt.sent = m.now
+	eff := effSend{conn: m.attempt.conn, pair: m.rec.pair()}
+	if m.fleet.on {
+		eff.by = m.attempt.posted.Add(m.sendLimit())
+		m.fleet.slow = 0
+	}
+	m.emit(eff)
 }
 
 // answered: the issuer's answer, or that there is none.
@@ -208,6 +238,7 @@ func (m *machine) answered(a Answer) {
 
 // notCommitted: this attempt changed nothing at the issuer.
 func (m *machine) notCommitted(a Answer) {
+	m.disown()
 	m.rec.Intent = m.attempt.prior
 	m.remember(a)
 	m.changed()
@@ -225,14 +256,17 @@ func (m *machine) failed(a Answer) {
 		m.budget.used = max(0, m.budget.used-1)
 	}
 	m.next = m.now.Add(m.backoff(a))
-	m.end(a)
+	m.over(a)
 	m.note(Note{Kind: NoteExchangeFailed, Class: a.Class, Status: a.Status, Err: m.lastErr, Took: m.attempt.took(m.now), Next: m.next.Wall})
 }
 
-// end closes an attempt, whatever became of it.
-func (m *machine) end(a Answer) {
+// over closes an attempt, whatever became of it.
+func (m *machine) over(a Answer) {
 	m.stage = stageIdle
 	m.attempt.gated = false
+	if a.Err != nil {
+		m.unlock() // otherwise when the next pair is in the store
+	}
 	m.shown = view{} // publish anew: that opens the gate
 	m.answerWaiting(a.Err)
 }
@@ -278,9 +312,13 @@ func (m *machine) unknown(a Answer) {
 		m.failing = m.now
 	}
 	m.lastErr, m.lastClass = a.Err.Error(), a.Class
-	m.end(a)
+	m.leaveIntent()
+	m.over(a)
 	m.becomeUncertain(m.lastErr)
 	m.next = later(m.next, m.now.Add(a.RetryAfter))
+	if m.fleet.on {
+		m.reconcile()
+	}
 }
 
 // becomeUncertain starts the hold-off of rec.Intent.
@@ -298,10 +336,12 @@ func (m *machine) rejected(a Answer) {
 	if m.attempt.prior != nil {
 		reason = ReasonTwoGenerals
 	}
+	m.disown()
+	m.rec.Intent = m.attempt.prior
 	m.remember(a)
 	m.lastErr, m.lastClass = a.Err.Error(), a.Class
 	m.note(Note{Kind: NoteExchangeFailed, Class: a.Class, Status: a.Status, Err: m.lastErr, Took: m.attempt.took(m.now)})
-	m.end(a)
+	m.over(a)
 	m.lose(reason, m.lastErr)
 }
 
@@ -313,6 +353,11 @@ func (m *machine) rotated(a Answer) {
 	}
 	if !a.Pair.Refresh.Equal(old.Refresh) {
 		m.rec.Spent = appendBounded(m.rec.Spent, maxSpent, m.hash(old.Refresh))
+	}
+	m.rec.Prev = m.chain()
+	m.rec.Quiet = time.Time{}
+	if m.profile.ReuseInterval > 0 && m.attempt.prior != nil {
+		m.rec.Quiet = m.now.Wall.Add(m.sched.holdOff)
 	}
 	m.rec.Generation++
 	m.rec.Intent, m.rec.Kept = nil, ""
@@ -338,11 +383,17 @@ func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
 	}
 	m.rec.Received, m.rec.ReceivedBoot, m.rec.BootID = sent.Wall, sent.Boot, m.env.bootID
 	m.received, m.byWall = sent, false
-	m.plan()
+	m.renew()
+}
+
+// renew forgets what was known of the generation before.
+func (m *machine) renew() {
 	m.failures, m.degraded, m.stretched, m.refused = 0, false, false, false
 	m.lastErr, m.lastClass = "", 0
 	m.upstream401, m.triggered, m.witnessed = false, false, false
 	m.wanted = ""
+	m.fleet.generationChanged()
+	m.plan()
 }
 
 // lateCommit opens the gate when the journal takes too long.
@@ -361,7 +412,7 @@ func (m *machine) lateCommit() {
 
 // committed: requests may have the new token.
 func (m *machine) committed() {
-	m.end(Answer{})
+	m.over(Answer{})
 	m.note(Note{Kind: NoteRotated, Class: ClassOK, Took: m.attempt.took(m.attempt.commit), Next: m.sched.refreshAt.Wall, Cause: string(m.attempt.cause)})
 }
 

@@ -16,7 +16,8 @@ type (
 		profile Profile
 		signsIn bool
 		running bool
-		reseal  bool // the key that seals is another
+		store   uint64 // the number of the store shared with other instances; 0: none
+		reseal  bool   // the key that seals is another
 	}
 	evTick     struct{}
 	evLook     struct{} // a source may have a new pair
@@ -39,7 +40,38 @@ type (
 		err    error
 	}
 	evRefresh  struct{ reply chan<- error }
+	evEnd      struct{ reply chan<- error } // log out
 	evAccepted struct{ epoch, generation uint64 }
+)
+
+// Events of the store that a fleet shares.
+type (
+	evNews  struct{} // something may have changed there
+	evAsked struct {
+		id     uint64 // of the attempt or sign-in that asked; 0: a poll
+		at     Instant
+		names  []string
+		pushes bool
+		locked bool
+		err    error
+	}
+	evIntended struct {
+		name   string
+		at     Instant
+		names  []string
+		pushes bool
+		err    error
+	}
+	evRead struct {
+		name     string
+		rec      *record
+		err      error
+		unusable bool // it was read, and cannot be opened
+	}
+	evShared struct {
+		at  position
+		err error
+	}
 )
 
 // Effects.
@@ -57,6 +89,7 @@ type (
 	effSend struct {
 		conn Exchange
 		pair Pair
+		by   Instant // not after this; zero: whenever
 	}
 	effFetch struct { // ask the sources: those that have a pair lying there, those that sign in
 		lying, signIn bool
@@ -74,5 +107,21 @@ type (
 		verdict verdict
 	}
 	effNote struct{ note Note }
-	effWake struct{ at Instant }
+
+	// Effects on the store that a fleet shares.
+	effAsk struct { // list the names, with the lock if it can be had in time
+		id   uint64
+		lock time.Duration // how long to wait for it; 0: without
+	}
+	effIntend struct{ name string } // write it, then list the names
+	effPlan   struct{ name string }
+	effErase  struct{ names []string }
+	effRead   struct{ name string }
+	effShare  struct {
+		at  position
+		rec record
+	}
+	effUnlock struct{}
+	effBar    struct{} // hold back requests that cannot be sent again
+	effWake   struct{ at Instant }
 )

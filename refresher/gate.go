@@ -21,10 +21,11 @@ const (
 	// again: most are answered by then, and need not be.
 	politeDrain = 20 * time.Millisecond
 
-	// The gate's word: its top bit says closed; below it are two counts of
+	// The gate's word: its top bit says closed, the next barred; below are two counts of
 	// requests that carry the token and have no answer yet, those that can be
 	// sent again and those that cannot.
 	gateClosed    = 1 << 63
+	gateBarred    = 1 << 62 // only requests that can be sent again may pass
 	oneRepeatable = 1 << 31
 	oneOther      = 1
 	countOther    = oneRepeatable - 1
@@ -66,7 +67,8 @@ func newSnapshot(v view, token Secret, notAfter Instant, wait time.Duration) *sn
 
 // enter counts a request in, unless the gate is closed.
 func (s *snapshot) enter(one uint64) bool {
-	if s.word.Add(one)&gateClosed == 0 {
+	word := s.word.Add(one)
+	if word&gateClosed == 0 && (word&gateBarred == 0 || one == oneRepeatable) {
 		return true
 	}
 	s.leave(one)
@@ -87,10 +89,13 @@ func (s *snapshot) tellIfEmpty(word uint64) {
 	if word&countOther == 0 {
 		s.drained.happen()
 	}
-	if word == gateClosed {
+	if word&^gateBarred == gateClosed {
 		s.quiet.happen()
 	}
 }
+
+// bar holds back requests that could not be sent again.
+func (s *snapshot) bar() { s.word.Or(gateBarred) }
 
 // drain waits for what passed: briefly for all, up to limit for the requests
 // that could not be sent again.

@@ -19,6 +19,8 @@ const (
 	ReasonRejected Reason = "rejected"
 	// ReasonExpired: the access token ended, and the issuer wants a live one.
 	ReasonExpired Reason = "expired_at"
+	// ReasonLoggedOut: somebody ended the session here.
+	ReasonLoggedOut Reason = "logged_out"
 	// ReasonUndecryptable: the stored pair cannot be opened with the keys given.
 	ReasonUndecryptable Reason = "undecryptable"
 )
@@ -41,6 +43,8 @@ type seed struct {
 // signIn is how far getting a new login has come.
 type signIn struct {
 	running  bool
+	ask      uint64  // the question to the store that comes before it
+	unlocked int     // times in a row that the lock could not be had
 	at       Instant // when it last succeeded
 	failures int
 	next     Instant
@@ -49,7 +53,11 @@ type signIn struct {
 
 // offered takes a seed, or keeps it until the exchange under way is over.
 func (m *machine) offered(s seed) {
-	if m.stage != stageIdle {
+	if m.stage != stageIdle || m.fleet.on && !m.fleet.opened {
+		if s.reply != nil && m.fleet.on && !m.fleet.opened && m.fleet.failures > 0 {
+			m.reply(s.reply, fmt.Errorf("%w: the store cannot be asked: %s", ErrNotNow, m.fleet.err))
+			return
+		}
 		if m.pending != nil {
 			m.reply(m.pending.reply, errors.New("another pair came first"))
 		}
@@ -66,7 +74,7 @@ func (m *machine) fetched(s seed) {
 }
 
 func (m *machine) takePending() {
-	if m.pending == nil || m.stage != stageIdle {
+	if m.pending == nil || m.stage != stageIdle || m.fleet.on && !m.fleet.opened {
 		return
 	}
 	s := *m.pending
@@ -147,7 +155,30 @@ func (m *machine) beginSignIn() {
 		m.wakeAt(m.signIn.next)
 		return
 	}
-	m.emit(effFetch{signIn: m.maySignIn()})
+	if !m.maySignIn() || !m.fleet.on {
+		m.emit(effFetch{signIn: m.signIn.running})
+		return
+	}
+	// One at a time in a fleet: a second login may end the first.
+	m.attempt.id++
+	m.signIn.ask = m.attempt.id
+	m.emit(effAsk{id: m.signIn.ask, lock: lockWait})
+}
+
+// signInAsked: the store knows of no login, or does.
+func (m *machine) signInAsked(ev evAsked, newer bool) {
+	m.signIn.ask = 0
+	if ev.err == nil && !newer && !m.usable() {
+		m.signIn.unlocked++
+		if ev.locked || m.signIn.unlocked >= 3 {
+			m.signIn.unlocked = 0
+			m.emit(effFetch{signIn: true})
+			return
+		}
+	}
+	m.signIn.running = false
+	m.signIn.next = m.now.Add(signInBackoff(3))
+	m.unlock()
 }
 
 // mayReturn reports whether a session without a usable pair can get one by
@@ -156,6 +187,8 @@ func (m *machine) mayReturn() bool {
 	switch {
 	case m.rec.Lost == ReasonUndecryptable:
 		return false // an operator has to look: the right key may be at hand
+	case m.rec.Lost == ReasonLoggedOut:
+		return false // somebody wanted it to end
 	case m.rec.Lost != "" && m.policy.NoReauthenticate:
 		return false
 	}
@@ -166,6 +199,9 @@ func (m *machine) mayReturn() bool {
 func (m *machine) noSeed(ev evNoSeed) {
 	err := ev.err
 	m.looking = false
+	if ev.signIn {
+		m.unlock()
+	}
 	if !ev.signIn {
 		if !errors.Is(err, ErrNoPair) {
 			m.note(Note{Kind: NoteSourceFailed, Err: err.Error()})
@@ -191,8 +227,20 @@ func signInBackoff(failures int) time.Duration {
 	return min(200*time.Millisecond<<min(failures, 10), time.Minute)
 }
 
-// lose ends the session's line of pairs.
+// lose ends the session's line of pairs. In a fleet the store has the last word:
+// another instance may hold the next pair.
 func (m *machine) lose(reason Reason, detail string) {
+	if !m.fleet.on {
+		m.loseNow(reason, detail)
+		return
+	}
+	if m.fleet.doom == nil {
+		m.fleet.doom = &doom{reason: reason, detail: detail, at: m.now}
+		m.ask()
+	}
+}
+
+func (m *machine) loseNow(reason Reason, detail string) {
 	m.rec.Lost, m.rec.Detail = reason, detail
 	m.failures, m.degraded, m.wanted = 0, false, ""
 	m.shown = view{}
@@ -241,14 +289,18 @@ func (m *machine) stop(why string) {
 	if m.stage == stageIdle || m.stage >= stageSending {
 		return
 	}
-	if m.stage != stagePreparing {
+	if m.stage == stagePosting {
+		m.withdraw(why)
+		return
+	}
+	if m.stage > stagePreparing {
 		m.emit(effDrop{conn: m.attempt.conn})
 	}
 	if m.stage == stageRecording {
 		m.rec.Intent = m.attempt.prior
 		m.changed()
 	}
-	m.end(Answer{Err: errors.New(why)})
+	m.over(Answer{Err: errors.New(why)})
 }
 
 // refreshNow exchanges at once because an operator says so.
@@ -269,5 +321,40 @@ func (m *machine) refreshNow(reply chan<- error) {
 	m.waiting = with(m.waiting, reply)
 	if m.stage == stageIdle {
 		m.wanted = causeOperator
+		if m.fleet.on && m.profile.RevokesPrevious && m.fleet.plan.IsZero() {
+			m.announce()
+		}
 	}
+}
+
+// logOut ends the session for good, in every instance, when the exchange under
+// way is over: nothing of ours will use its tokens again.
+func (m *machine) logOut(reply chan<- error) {
+	m.ending = with(m.ending, reply)
+	m.stop("the session was ended")
+}
+
+// end is logOut's second half.
+func (m *machine) end() {
+	if len(m.ending) == 0 || m.stage != stageIdle || !m.opened {
+		return
+	}
+	spent := m.rec.Spent
+	if m.rec.hasPair() {
+		spent = appendBounded(spent, maxSpent, m.hash(NewSecret(m.rec.Refresh)))
+	}
+	m.rec = record{
+		HashKey: m.key(), Epoch: m.rec.Epoch + 1, Source: m.rec.Source,
+		Seeds: m.rec.Seeds, Spent: spent, History: m.rec.History,
+		Lost: ReasonLoggedOut, Detail: "somebody ended the session; sign in again to start it anew",
+	}
+	m.renew()
+	m.sched, m.shown = schedule{}, view{}
+	m.changed()
+	m.note(Note{Kind: NoteLost, Reason: m.rec.Lost, Err: m.rec.Detail})
+	for _, to := range m.ending {
+		m.reply(to, nil)
+	}
+	m.ending = nil
+	m.answerWaiting(errors.New(m.rec.Detail))
 }

@@ -40,4 +40,9 @@ const (
 	NoteClockStepped    NoteKind = "clock_stepped"
 	NoteQuarantined     NoteKind = "route_quarantined"
 	NoteNoExpiry        NoteKind = "no_expiry"
+	NoteJoined          NoteKind = "joined"          // another instance has rotated
+	NoteStoreFailed     NoteKind = "store_failed"    // the shared store cannot be used
+	NoteStoreBack       NoteKind = "store_back"      // it can again
+	NoteStoreRegressed  NoteKind = "store_regressed" // it has lost what it held
+	NoteForked          NoteKind = "store_forked"    // it holds what does not follow from ours
 )

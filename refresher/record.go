@@ -44,6 +44,14 @@ type record struct {
 	// the issuer and of which no definite answer was kept.
 	Intent *intent `json:"intent,omitempty"`
 
+	// Quiet is when a request that may have been on its way in the generation
+	// before is dead: with an issuer that accepts a spent token again the next
+	// exchange waits for it, so that it is never two generations old.
+	Quiet time.Time `json:"quiet,omitzero"`
+
+	// Prev is drawn from the record before, of the same epoch.
+	Prev tokenHash `json:"prev,omitempty"`
+
 	Lost   Reason `json:"lost,omitempty"`
 	Detail string `json:"detail,omitempty"` // of Lost, for people
 

@@ -16,6 +16,12 @@ func (m *machine) save() {
 	m.emit(effSave{version: m.version, rec: m.rec})
 }
 
+// settled reports whether nothing is under way and all is written.
+func (m *machine) settled() bool {
+	f := &m.fleet
+	return m.stage == stageIdle && m.version == m.saved && !(f.on && f.opened && f.stored.before(m.rec.position()))
+}
+
 // changed marks the record as newer than the journal.
 func (m *machine) changed() { m.version++ }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +34,7 @@ type Session struct {
 	waiting atomic.Int64
 
 	mailbox chan any
+	news    atomic.Bool   // the store may have changed
 	done    chan struct{} // closed when the actor has ended
 
 	attached struct {
@@ -58,6 +61,9 @@ type Config struct {
 	Issuer  Issuer
 	Sources []Source // in order of preference
 	Keys    *journal.Keyring
+
+	// Store, if set, is shared with other instances of the same session.
+	Store Store
 
 	// Logger defaults to none.
 	Logger *zap.Logger
@@ -186,6 +192,13 @@ func (s *Session) Offer(p Pair, source string) {
 // has changed. A pair that was used in this session before is no news.
 func (s *Session) Look() { s.post(evLook{}) }
 
+// End ends the session for good, in every instance that shares it: its pair is
+// forgotten and no source signs in again by itself. A new pair, or a new login,
+// starts it anew.
+func (s *Session) End(ctx context.Context) error {
+	return s.call(ctx, func(reply chan<- error) any { return evEnd{reply} })
+}
+
 // Refresh exchanges the pair now and returns when the next one is in force.
 func (s *Session) Refresh(ctx context.Context) error {
 	return s.call(ctx, func(reply chan<- error) any { return evRefresh{reply: reply} })
@@ -216,7 +229,7 @@ func (s *Session) call(ctx context.Context, event func(chan<- error) any) error 
 // openJournal opens the session's journal for an attachment. Where another
 // process has it, it returns evLocked, and the actor waits.
 func (s *Session) openJournal(a *attachment) (any, error) {
-	ev, err := s.tryOpen(a.Keys)
+	ev, err := s.tryOpen(a)
 	if errors.Is(err, journal.ErrLocked) {
 		a.Logger.Warn("another process holds this session; waiting for it to end",
 			zap.String("session", s.name), zap.String("state_dir", s.dir))
@@ -228,25 +241,65 @@ func (s *Session) openJournal(a *attachment) (any, error) {
 	return ev, nil
 }
 
-func (s *Session) tryOpen(keys *journal.Keyring) (any, error) {
-	lock, err := journal.TryLock(s.dir, s.key)
-	if err != nil {
-		return nil, err
+// tryOpen opens the journal. Instances of a fleet may share a state directory:
+// each takes the first journal that nobody holds, and the newest pair of all
+// those that nobody holds counts.
+func (s *Session) tryOpen(a *attachment) (any, error) {
+	if a.Store == nil {
+		return s.openIn(s.dir, a.Keys)
 	}
-	j, err := journal.Open(s.dir, s.key)
-	if err != nil {
-		_ = lock.Unlock()
-		return nil, err
+	var mine *evJournal
+	for i := range maxInstances {
+		dir := s.dir
+		if i > 0 {
+			dir = filepath.Join(s.dir, fmt.Sprintf("instance-%d", i+1))
+		}
+		if _, err := os.Stat(dir); mine != nil && err != nil {
+			break // nobody ever needed more
+		}
+		ev, err := s.openIn(dir, a.Keys)
+		switch {
+		case errors.Is(err, journal.ErrLocked):
+			continue
+		case err != nil && mine == nil:
+			return nil, err
+		case err != nil:
+			continue
+		case mine == nil:
+			mine = &ev
+			continue
+		}
+		if ev.record != nil && (mine.record == nil || mine.record.position().before(ev.record.position())) {
+			mine.record, mine.damaged = ev.record, nil
+		}
+		_ = ev.journal.Close()
+		_ = ev.lock.Unlock()
 	}
-	ev := evJournal{lock: lock, journal: j}
-	sealed, ok, err := j.Read()
+	if mine == nil {
+		return nil, fmt.Errorf("%w: more than %d instances share %s", journal.ErrLocked, maxInstances, s.dir)
+	}
+	return *mine, nil
+}
+
+const maxInstances = 16
+
+func (s *Session) openIn(dir string, keys *journal.Keyring) (ev evJournal, err error) {
+	ev.dir = dir
+	if ev.lock, err = journal.TryLock(dir, s.key); err != nil {
+		return ev, err
+	}
+	if ev.journal, err = journal.Open(dir, s.key); err != nil {
+		_ = ev.lock.Unlock()
+		return ev, err
+	}
+	sealed, ok, err := ev.journal.Read()
 	switch {
 	case errors.Is(err, journal.ErrDamaged):
 		ev.damaged = err
 	case err != nil:
-		_ = j.Close()
-		_ = lock.Unlock()
-		return nil, err
+		_ = ev.journal.Close()
+		_ = ev.lock.Unlock()
+		return ev, err
 	case ok:
 		ev.record, ev.damaged = vault{ring: keys, name: s.key}.open(sealed)
 	}

@@ -16,9 +16,11 @@ type stage uint8
 
 const (
 	stageIdle       stage = iota
+	stageAsking           // a fleet's lock and store are asked
 	stagePreparing        // connecting to the issuer; the gate is open
 	stageDraining         // the gate is closed; requests that cannot be repeated finish
 	stageRecording        // the intent goes to the journal
+	stagePosting          // the intent goes to the fleet's store
 	stageSending          // past the point of no return
 	stageCommitting       // the next pair goes to the journal
 )
@@ -76,6 +78,9 @@ type state struct {
 	pending   *seed // arrived during an exchange
 	waiting   []chan<- error
 
+	fleet  fleet
+	ending []chan<- error // who asked for the end of the session
+
 	// The journal: version is what should be there, saved what is.
 	version, saved uint64
 	writing        bool
@@ -102,6 +107,7 @@ type attempt struct {
 	gated   bool // the gate is closed
 	cause   cause
 	began   Instant
+	posted  Instant // when its intent was on its way to the store
 	sent    Instant
 	saving  uint64 // the version that has to be saved before the next stage
 	prior   *intent
@@ -154,6 +160,18 @@ func step(s state, now Instant, event any) (state, []any) {
 		m.refreshNow(ev.reply)
 	case evAccepted:
 		m.accepted(ev)
+	case evEnd:
+		m.logOut(ev.reply)
+	case evNews:
+		m.ask()
+	case evAsked:
+		m.asked(ev)
+	case evIntended:
+		m.intended(ev)
+	case evRead:
+		m.gotEntry(ev)
+	case evShared:
+		m.shared(ev)
 	case evUnauthorized:
 		m.unauthorized(ev)
 	case evTick:
@@ -181,13 +199,18 @@ func (m *machine) reply(to chan<- error, err error) {
 func (m *machine) settle() {
 	m.expire()
 	m.lateCommit()
+	m.takeHeld()
+	m.end()
 	m.takePending()
 	if m.lookAgain {
 		m.look()
 	}
 	m.begin()
+	m.poll()
+	m.share()
 	m.save()
 	m.degrade()
+	m.bar()
 	m.publish()
 	m.effects = append(m.effects, m.replies...)
 	m.arm()
@@ -218,7 +241,7 @@ func (m *machine) wakeAt(at Instant) {
 // arm asks for the next tick. No timer runs for long: timers stand still while
 // the machine sleeps, and clocks are set.
 func (m *machine) arm() {
-	if m.closing && m.stage == stageIdle && m.version == m.saved {
+	if m.closing && m.settled() {
 		return
 	}
 	m.wakeAt(m.now.Add(min(max(m.sched.lead/10, 50*time.Millisecond), 10*time.Second)))
@@ -277,6 +300,11 @@ func (m *machine) expired() bool { return m.sched.known() && m.reached(m.sched.n
 // it.
 func (m *machine) configure(ev evConfigured) {
 	m.policy, m.profile, m.signsIn, m.running = ev.policy, ev.profile, ev.signsIn, ev.running
+	if m.fleet.store != ev.store {
+		m.stop("the configuration has changed")
+		m.fleet = fleet{on: ev.store != 0, store: ev.store}
+	}
+	m.fleet.bad = "" // perhaps the keys are right now
 	m.plan()
 	if ev.reseal && m.rec.hasPair() {
 		m.changed()
@@ -290,18 +318,35 @@ func (m *machine) configure(ev evConfigured) {
 // plan lays out the generation in use.
 func (m *machine) plan() {
 	if m.rec.hasPair() {
-		m.sched = plan(m.policy, m.profile, m.received, m.rec.Left, m.rec.Expires, m.spread(0))
+		prof := m.profile
+		if m.fleet.on && prof.HoldOff == 0 {
+			prof.HoldOff = max(3*orDefault(prof.Timeout, defaultTimeout), holdOff(prof, 0))
+		}
+		m.sched = plan(m.policy, prof, m.received, m.rec.Left, m.rec.Expires, m.spread(0))
 		if m.rec.Odd > 0 {
 			m.sched.refreshAt = m.received.Add(30 * time.Second << min(m.rec.Odd-1, 5))
+		}
+		if at := m.onOurClock(m.fleet.plan); !at.IsZero() && (m.sched.refreshAt.IsZero() || at.Boot < m.sched.refreshAt.Boot) {
+			m.sched.refreshAt = at
 		}
 	}
 }
 
+// onOurClock is when a wall clock's time comes; zero for none.
+func (m *machine) onOurClock(t time.Time) Instant {
+	if t.IsZero() {
+		return Instant{}
+	}
+	return m.now.Add(t.Sub(m.now.Wall))
+}
+
 // open starts from what the journal holds.
 func (m *machine) open(rec *record) {
-	m.opened, m.looking = true, true
+	m.opened, m.looking = true, !m.fleet.on
 	if rec == nil {
-		m.emit(effFetch{lying: true, signIn: m.maySignIn()})
+		if m.looking {
+			m.emit(effFetch{lying: true, signIn: m.maySignIn()})
+		}
 		return
 	}
 	m.rec = *rec
@@ -316,13 +361,15 @@ func (m *machine) open(rec *record) {
 		m.rec.Intent = &unknown
 		m.becomeUncertain("the process ended during an exchange")
 	}
-	m.emit(effFetch{lying: true}) // a pair never seen before wins over the record
+	if m.looking {
+		m.emit(effFetch{lying: true}) // a pair never seen before wins over the record
+	}
 }
 
 // look asks the sources again for a pair lying there: one has changed.
 func (m *machine) look() {
 	switch {
-	case !m.opened: // they will be asked
+	case !m.opened, m.fleet.on && !m.fleet.looked: // they will be asked
 	case m.looking, m.signIn.running:
 		m.lookAgain = true // one question at a time
 	default:
@@ -361,10 +408,12 @@ func (m *machine) phase() Phase {
 		return PhaseLost
 	case !m.rec.hasPair():
 		return PhaseEmpty
-	case m.stage != stageIdle:
+	case m.stage > stageAsking, m.foreignYoung():
 		return PhaseExchanging
 	case m.expired():
 		return PhaseExpired
+	case m.fleet.on && (!m.fleet.opened || (m.fleet.failures > 0 || m.fleet.bad != "") && m.reached(m.sched.refreshAt)):
+		return PhaseHolding
 	case m.rec.Intent != nil:
 		return PhaseUncertain
 	case m.saveErr != "" && m.version != m.saved:

@@ -42,7 +42,12 @@ func (m *machine) judge(ev evUnauthorized) verdict {
 		return verdictAgain
 	}
 	known := m.isQuarantined(ev.route)
-	if m.rec.Intent != nil && m.stage == stageIdle && m.profile.RevokesPrevious && !known {
+	if m.fleet.on && m.profile.RevokesPrevious && m.stage <= stageAsking && !known {
+		if v, decided := m.askStore(ev); decided {
+			return v
+		}
+	}
+	if m.rec.Intent != nil && m.stage == stageIdle && m.profile.RevokesPrevious && !known && !m.foreignYoung() {
 		if !ev.at.IsZero() && ev.at.Boot < m.attempt.sent.Boot {
 			return verdictAgain // it may be why the exchange was made, and says nothing about its outcome
 		}
@@ -50,6 +55,10 @@ func (m *machine) judge(ev evUnauthorized) verdict {
 			return verdictWait // the next attempt gets the successor
 		}
 		m.lose(ReasonTwoGenerals, "the upstream no longer accepts the access token: the exchange was committed, its answer lost")
+		if m.fleet.on {
+			m.fleet.waiters = true
+			return verdictWait
+		}
 		return verdictAgain
 	}
 	if m.stage != stageIdle && m.profile.RevokesPrevious {
@@ -77,6 +86,34 @@ func (m *machine) judge(ev evUnauthorized) verdict {
 	m.triggered = true
 	m.wanted = causeUnauthorized
 	return verdictWait
+}
+
+// askStore has a fleet's store asked before a 401 is judged: most likely another
+// instance has rotated, or is about to.
+func (m *machine) askStore(ev evUnauthorized) (verdict, bool) {
+	f := &m.fleet
+	at := ev.at
+	if at.IsZero() {
+		at = m.now
+	}
+	if ev.again { // it was sent again with this very token: is that still the newest?
+		if m.now.Sub(f.asked) > time.Second {
+			m.ask()
+			return verdictPass, true
+		}
+		return verdictPass, false
+	}
+	if f.failures > 0 || ev.reply == nil {
+		return verdictPass, false
+	}
+	if f.asked.Boot < at.Boot || f.reading != "" || f.doom != nil || m.foreignYoung() {
+		f.waiters = true
+		if f.asked.Boot < at.Boot {
+			m.ask()
+		}
+		return verdictWait, true
+	}
+	return verdictPass, false
 }
 
 // accepted: the upstream took the access token after the hold-off of an unknown

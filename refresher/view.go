@@ -54,12 +54,15 @@ func (m *machine) publish() {
 	}
 	m.shown = v
 	m.emit(effPublish{view: v, token: NewSecret(m.rec.Access)})
+	if m.fleet.barred {
+		m.emit(effBar{})
+	}
 }
 
 func (m *machine) view() view {
 	v := view{epoch: m.rec.Epoch, generation: m.rec.Generation, reason: m.rec.Lost, wait: m.policy.wait()}
 	switch {
-	case !m.opened, m.looking && !m.usable(), m.stage != stageIdle && m.usable() && m.expired():
+	case !m.opened, m.looking && !m.usable(), m.fleet.on && !m.fleet.looked && m.fleet.bad == "" && m.fleet.failures == 0, m.stage != stageIdle && m.usable() && m.expired():
 		v.mode = modeComing
 	case m.usable() && !m.expired():
 		v.mode = modeReady
@@ -71,6 +74,8 @@ func (m *machine) view() view {
 		}
 	case m.mayReturn() && m.signIn.running:
 		v.mode = modeComing
+	case m.fleet.on && m.fleet.failures > 0 && !m.fleet.opened:
+		v.mode, v.until = modeLater, int64(m.fleet.next.Boot)
 	case m.mayReturn() && m.running:
 		v.mode, v.until = modeLater, int64(m.signIn.next.Boot)
 	case m.rec.Lost != "":

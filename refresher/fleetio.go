@@ -1,0 +1,149 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// storeTimeout bounds each call to a shared store.
+const storeTimeout = 2 * time.Second
+
+var errTooLate = errors.New("the process stood still between the intent and the exchange; nothing was sent")
+
+// evLockedAsk is evAsked with the lock that was taken for it.
+type evLockedAsk struct {
+	evAsked
+	unlock func()
+}
+
+// useStore goes over to the store of a new configuration.
+func (a *actor) useStore(store Store) {
+	if a.store == store {
+		return
+	}
+	if a.watched != nil {
+		a.watched()
+		a.watched = nil
+	}
+	a.keepLock(nil)
+	a.store, a.storeID = store, 0
+	if store == nil {
+		return
+	}
+	a.stores++
+	a.storeID = a.stores
+	s := a.session
+	a.watched = store.Watch(s.key, func() {
+		s.news.Store(true)
+		select {
+		case s.mailbox <- nil: // only so that the actor looks
+		default: // it is busy, and looks when it is done
+		}
+	})
+}
+
+// keepLock keeps what releases the store's lock; one that is held is released.
+func (a *actor) keepLock(unlock func()) {
+	if old := a.locked; old != nil {
+		a.work(func() any { old(); return nil })
+	}
+	a.locked = unlock
+}
+
+// performShared carries out what a state wants of the shared store.
+func (a *actor) performShared(effect any) {
+	s, store, cfg := a.session, a.store, a.config
+	switch eff := effect.(type) {
+	case effAsk:
+		a.work(func() any { return s.askStore(store, eff) })
+	case effIntend:
+		a.work(func() any {
+			err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.name, []byte{}) })
+			ev := evIntended{name: eff.name, err: err}
+			if err == nil {
+				ev.at, ev.names, ev.pushes, ev.err = s.list(store)
+			}
+			return ev
+		})
+	case effPlan:
+		a.work(func() any {
+			if err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.name, []byte{}) }); err != nil {
+				cfg.Logger.Warn("announcing an exchange failed (continuing)", zap.String("session", s.name), zap.Error(err))
+			}
+			return nil
+		})
+	case effErase:
+		a.work(func() any {
+			erase := func(ctx context.Context) error { return store.Delete(ctx, s.key, eff.names...) }
+			if stored(erase) != nil {
+				_ = stored(erase) // what stays is ignored, or waited for
+			}
+			return nil
+		})
+	case effRead:
+		a.work(func() any { return s.readEntry(store, cfg, eff.name) })
+	case effShare:
+		a.work(func() any {
+			sealed, err := vault{ring: cfg.Keys, name: s.key, entry: eff.at.name()}.seal(&eff.rec)
+			if err == nil {
+				err = stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.at.name(), sealed) })
+			}
+			return evShared{at: eff.at, err: err}
+		})
+	case effUnlock:
+		a.keepLock(nil)
+	case effBar:
+		s.cur.Load().bar()
+	}
+}
+
+// stored makes one call with a deadline of its own.
+func stored(call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	return call(ctx)
+}
+
+func (s *Session) list(store Store) (at Instant, names []string, pushes bool, err error) {
+	at = s.clock.Now()
+	err = stored(func(ctx context.Context) (err error) {
+		names, err = store.List(ctx, s.key)
+		return err
+	})
+	return at, names, store.Pushes(), err
+}
+
+// askStore lists the names, with the lock if that can be had in time.
+func (s *Session) askStore(store Store, eff effAsk) any {
+	ev := evLockedAsk{evAsked: evAsked{id: eff.id}}
+	if eff.lock > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), eff.lock)
+		defer cancel()
+		if unlock, err := store.Lock(ctx, s.key); err == nil {
+			ev.unlock, ev.locked = unlock, true
+		}
+	}
+	ev.at, ev.names, ev.pushes, ev.err = s.list(store)
+	if !ev.locked {
+		return ev.evAsked
+	}
+	return ev
+}
+
+func (s *Session) readEntry(store Store, cfg *attachment, name string) any {
+	ev := evRead{name: name}
+	var sealed []byte
+	ev.err = stored(func(ctx context.Context) (err error) {
+		sealed, err = store.Get(ctx, s.key, name)
+		return err
+	})
+	if ev.err != nil {
+		return ev
+	}
+	ev.rec, ev.err = vault{ring: cfg.Keys, name: s.key, entry: name}.open(sealed)
+	ev.unusable = ev.err != nil
+	return ev
+}
