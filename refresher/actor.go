@@ -268,7 +268,11 @@ func (a *actor) work(f func() any) {
 
 func (a *actor) publish(eff effPublish) {
 	old := a.session.cur.Load()
-	a.session.cur.Store(newSnapshot(eff.view, eff.token, a.state.sched.notAfter, a.state.policy.wait()))
+	snap := newSnapshot(eff.view, eff.token, a.state.sched.notAfter, a.state.policy.wait())
+	if eff.barred {
+		snap.bar()
+	}
+	a.session.cur.Store(snap)
 	close(old.next)
 }
 

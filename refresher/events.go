@@ -95,8 +95,9 @@ type (
 		lying, signIn bool
 	}
 	effPublish struct {
-		view  view
-		token Secret
+		view   view
+		token  Secret
+		barred bool // only for requests that can be sent again
 	}
 	effReply struct {
 		to  chan<- error

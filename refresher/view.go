@@ -53,10 +53,7 @@ func (m *machine) publish() {
 		return
 	}
 	m.shown = v
-	m.emit(effPublish{view: v, token: NewSecret(m.rec.Access)})
-	if m.fleet.barred {
-		m.emit(effBar{})
-	}
+	m.emit(effPublish{view: v, token: NewSecret(m.rec.Access), barred: m.fleet.barred})
 }
 
 func (m *machine) view() view {
