@@ -228,7 +228,7 @@ func (a *actor) perform(effect any) {
 	case effPrepare:
 		cfg := a.config
 		a.work(func() any {
-			conn, err := s.prepare(cfg)
+			conn, err := s.prepare(cfg, eff.last)
 			return evPrepared{attempt: eff.attempt, conn: conn, err: err}
 		})
 	case effDrop:
@@ -283,18 +283,6 @@ func (a *actor) drain(eff effDrain) {
 		snap.drain(eff.limit)
 		return evDrained{attempt: eff.attempt}
 	})
-}
-
-func (s *Session) prepare(cfg *attachment) (Exchange, error) {
-	timeout := orDefault(cfg.Issuer.Profile().Timeout, defaultTimeout)
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
-	defer cancel()
-	if cfg.Throttle != nil {
-		if err := cfg.Throttle(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return cfg.Issuer.Prepare(ctx)
 }
 
 // save seals a record and writes it, on a worker: one at a time. A journal that could not be read is put

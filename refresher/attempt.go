@@ -41,7 +41,7 @@ func (m *machine) connect() {
 	m.stretched = m.stretched || m.attempt.unsaved
 	m.spend()
 	m.stage = stagePreparing
-	m.emit(effPrepare{attempt: m.attempt.id})
+	m.emit(effPrepare{attempt: m.attempt.id, last: m.attempt.unsaved})
 }
 
 // nextAttempt is when the generation in use may be exchanged; last says that it

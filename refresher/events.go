@@ -76,9 +76,12 @@ type (
 
 // Effects.
 type (
-	effPrepare struct{ attempt uint64 }
-	effDrop    struct{ conn Exchange } // it is not needed
-	effDrain   struct {                // close the gate, wait for what passed it
+	effPrepare struct {
+		attempt uint64
+		last    bool // the last before the access token's end
+	}
+	effDrop  struct{ conn Exchange } // it is not needed
+	effDrain struct {                // close the gate, wait for what passed it
 		attempt uint64
 		limit   time.Duration
 	}

@@ -70,6 +70,8 @@ type Config struct {
 	// Observe, if set, gets each note, on the session's own goroutine: it must
 	// not block.
 	Observe func(Note)
+	// Limiter, if set, bounds the exchanges with the issuer.
+	Limiter Limiter
 	// Throttle, if set, waits until one more exchange may go to the issuer.
 	Throttle func(context.Context) error
 }
