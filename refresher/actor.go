@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/failpoint"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/journal"
 )
 
@@ -249,7 +250,10 @@ func (a *actor) perform(effect any) {
 				eff.conn.Close()
 				return evAnswer{answer: Answer{Class: ClassNotSent, Err: errTooLate}}
 			}
-			return evAnswer{answer: eff.conn.Send(ctx, eff.pair)}
+			failpoint.Soon("W3")
+			answer := eff.conn.Send(ctx, eff.pair)
+			failpoint.Reach("W4")
+			return evAnswer{answer: answer}
 		})
 	case effFetch:
 		sources := a.config.Sources
@@ -274,6 +278,9 @@ func (a *actor) publish(eff effPublish) {
 	}
 	a.session.cur.Store(snap)
 	close(old.next)
+	if old.generation > 0 && snap.generation > old.generation {
+		failpoint.Reach("W7")
+	}
 }
 
 func (a *actor) drain(eff effDrain) {

@@ -95,6 +95,15 @@ func (m *machine) lastStretch(at Instant) (Instant, bool) {
 	return end, at.Boot > end.Boot
 }
 
+// reuse is how long a spent refresh token may be sent again: as configured, or
+// for ever where the issuer leaves it in use.
+func (m *machine) reuse() time.Duration {
+	if m.rec.Stays {
+		return maxLifetime
+	}
+	return m.profile.ReuseInterval
+}
+
 const defaultTimeout = 10 * time.Second
 
 // maxBlind bounds the attempts after one with an unknown outcome where nothing
@@ -106,7 +115,7 @@ const maxBlind = 2
 func (m *machine) nextUncertain() (Instant, bool) {
 	in := m.rec.Intent
 	switch {
-	case m.profile.ReuseInterval > 0 && in.youngerThan(m.profile.ReuseInterval*4/5, m.now, m.env.bootID):
+	case m.reuse() > 0 && in.youngerThan(m.reuse()*4/5, m.now, m.env.bootID):
 		if m.fleet.on {
 			return later(m.quietAt, m.next), true
 		}
@@ -160,7 +169,7 @@ func (m *machine) record() {
 	in := intent{At: m.now.Wall, AtBoot: m.now.Boot, BootID: m.env.bootID}
 	if m.attempt.prior != nil {
 		in.Retries = m.attempt.prior.Retries + 1
-		if m.profile.ReuseInterval > 0 {
+		if m.reuse() > 0 {
 			in.At, in.AtBoot, in.BootID = m.attempt.prior.At, m.attempt.prior.AtBoot, m.attempt.prior.BootID // the interval counts from the first
 		}
 	}
@@ -356,6 +365,7 @@ func (m *machine) rotated(a Answer) {
 	}
 	m.rec.Prev = m.chain()
 	m.rec.Quiet = time.Time{}
+	m.rec.Stays = a.Pair.Refresh.Equal(old.Refresh)
 	if m.profile.ReuseInterval > 0 && m.attempt.prior != nil {
 		m.rec.Quiet = m.now.Wall.Add(m.sched.holdOff)
 	}

@@ -122,8 +122,9 @@ type (
 	effErase  struct{ names []string }
 	effRead   struct{ name string }
 	effShare  struct {
-		at  position
-		rec record
+		at     position
+		rec    record
+		before []string // names to write first
 	}
 	effUnlock struct{}
 	effBar    struct{} // hold back requests that cannot be sent again

@@ -32,6 +32,7 @@ type fleet struct {
 
 	// What is there.
 	newest  position // of the records and ends in it
+	without Instant  // when the store was last seen without anything newer than ours
 	stored  position // the newest of ours that is known to be there
 	known   position // the newest that was ever known to be there
 	intents []sighting
@@ -47,6 +48,7 @@ type fleet struct {
 	shareNext     Instant
 	sharedAt      Instant // when ours was last written
 	restored      Instant // when ours was last found missing
+	regressed     bool    // it is missing
 	rest          Instant // no attempt before this: one was just withdrawn
 
 	locked bool
@@ -63,6 +65,7 @@ type sighting struct {
 	name  string
 	first Instant
 	own   bool
+	mark  bool // no attempt, but the store has lost what it knew of them
 }
 
 // doom is a loss that was found here, and is one unless the store knows better.
@@ -159,7 +162,7 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 	found := m.read(names)
 	if !late && at.Boot >= f.sharedAt.Boot {
 		f.newest, f.garbage = found.newest, found.garbage
-		m.compareMarks()
+		m.compareMarks(!f.opened)
 	}
 	m.sightIntents(found, late)
 	if !found.plan.IsZero() && (f.plan.IsZero() || found.plan.Before(f.plan)) {
@@ -170,6 +173,9 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 		f.bad = "" // nothing is left that it could harm
 	}
 	newer = here.before(found.newest)
+	if !newer && !late {
+		f.without = at
+	}
 	if newer {
 		m.fetchEntry(found.newest.name())
 	}
@@ -189,21 +195,29 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 
 // compareMarks notices what the store lacks: a pair of ours that is new, or one
 // that was there before. It is written again either way, and no more than once a
-// minute where the store keeps losing it.
-func (m *machine) compareMarks() {
+// where the store keeps losing it.
+func (m *machine) compareMarks(first bool) {
 	f := &m.fleet
 	here := m.rec.position()
 	f.stored = here
 	if f.newest.before(here) {
 		f.stored = f.newest
 	}
+	if f.newest == here && f.known != here {
+		f.stored = position{} // we never saw it arrive there: is it ours?
+		m.fetchEntry(here.name())
+	}
+	if first && f.newest.before(here) && (f.newest.epoch != here.epoch || f.newest.generation+1 < here.generation) {
+		f.known = here // it cannot have been ahead of the store by so much
+	}
 	if !f.newest.before(f.known) {
 		return
 	}
+	f.regressed = true
 	m.note(Note{Kind: NoteStoreRegressed, Err: "the store has lost what it held; it is written again from here"})
 	f.known = f.newest
-	if !f.restored.IsZero() && m.now.Sub(f.restored) < time.Minute {
-		f.shareNext = f.restored.Add(time.Minute)
+	if !f.restored.IsZero() && m.now.Sub(f.restored) < pollIdle {
+		f.shareNext = f.restored.Add(pollIdle)
 	}
 	f.restored = m.now
 }
@@ -211,7 +225,7 @@ func (m *machine) compareMarks() {
 // found is what a list of names says.
 type found struct {
 	newest  position
-	intents []string // of the generation in use
+	intents []string // of the generation in use, and marks
 	plan    time.Time
 	garbage []string
 }
@@ -235,7 +249,7 @@ func (m *machine) read(names []string) (f found) {
 		case e.at.before(here):
 			f.garbage = append(f.garbage, name)
 		case e.at != here || !e.genuine(m.key()):
-		case e.kind == kindIntent:
+		case e.kind == kindIntent, e.kind == kindQuiet:
 			f.intents = append(f.intents, name)
 		case e.kind == kindPlan:
 			if t, ok := e.when(); ok && (f.plan.IsZero() || t.Before(f.plan)) {
@@ -273,7 +287,7 @@ func (m *machine) sightIntents(found found, late bool) {
 	for _, name := range found.intents {
 		known := slices.ContainsFunc(kept, func(s sighting) bool { return s.name == name })
 		if !known && name != f.owned {
-			kept = append(kept, sighting{name: name, first: m.now})
+			kept = append(kept, sighting{name: name, first: m.now, mark: name[0] == byte(kindQuiet)})
 		}
 	}
 	f.intents = kept
@@ -283,7 +297,15 @@ func (m *machine) sightIntents(found found, late bool) {
 // same.
 func (m *machine) quietFrom(s sighting) Instant {
 	wait := m.sched.holdOff
-	if reuse := m.profile.ReuseInterval; reuse > 0 {
+	if s.mark && m.sched.known() { // most likely nothing was on its way: no reason to lose the session
+		end := m.sched.notAfter.Add(-m.sched.stretch(orDefault(m.profile.Timeout, defaultTimeout)))
+		all := 2 * pollIdle // in which the others restore what they have
+		if m.fleet.pushes {
+			all = time.Second
+		}
+		wait = min(wait, max(end.Sub(s.first), min(all, m.sched.lead/2)))
+	}
+	if reuse := m.reuse(); reuse > 0 {
 		wait = min(wait, reuse/2)
 		if s.own {
 			wait = 0
@@ -298,6 +320,11 @@ func (m *machine) foreignYoung() bool {
 	return slices.ContainsFunc(m.fleet.intents, func(s sighting) bool { return !s.own && !m.reached(m.quietFrom(s)) })
 }
 
+// othersTry is foreignYoung without the marks.
+func (m *machine) othersTry() bool {
+	return slices.ContainsFunc(m.fleet.intents, func(s sighting) bool { return !s.own && !s.mark && !m.reached(m.quietFrom(s)) })
+}
+
 func (m *machine) allQuiet() bool {
 	return !slices.ContainsFunc(m.fleet.intents, func(s sighting) bool { return !m.reached(m.quietFrom(s)) })
 }
@@ -309,7 +336,15 @@ func (m *machine) reconcile() {
 	if m.stage > stageAsking || !m.usable() {
 		return
 	}
-	if len(f.intents) == 0 {
+	attempts := 0
+	quiet := Instant{}
+	for _, s := range f.intents {
+		if !s.mark {
+			attempts++
+			quiet = later(quiet, m.quietFrom(s))
+		}
+	}
+	if attempts == 0 {
 		if m.rec.Intent != nil && !f.newest.before(m.rec.position()) {
 			m.rec.Intent = nil // it never got to the store, so nothing was sent
 			m.changed()
@@ -321,14 +356,10 @@ func (m *machine) reconcile() {
 		m.witnessed = false
 		m.next = Instant{}
 	}
-	if n := len(f.intents) - 1; n > m.rec.Intent.Retries {
+	if n := attempts - 1; n > m.rec.Intent.Retries {
 		in := *m.rec.Intent
 		in.Retries = n
 		m.rec.Intent = &in
-	}
-	quiet := Instant{}
-	for _, s := range f.intents {
-		quiet = later(quiet, m.quietFrom(s))
 	}
 	if m.quietAt != quiet {
 		m.quietAt = quiet
@@ -340,7 +371,8 @@ func (m *machine) reconcile() {
 
 // generationChanged forgets what was known of the generation before.
 func (f *fleet) generationChanged() {
-	f.intents, f.plan, f.doom, f.owned, f.slow, f.rest = nil, time.Time{}, nil, "", 0, Instant{}
+	f.intents, f.plan, f.doom, f.owned, f.slow = nil, time.Time{}, nil, "", 0
+	f.rest, f.shareNext, f.shareFailures = Instant{}, Instant{}, 0
 }
 
 // attemptAsked: the lock was waited for and the names are here (rotation.md 4.4,
@@ -380,7 +412,7 @@ func (m *machine) quit(err error) {
 func (m *machine) intend() {
 	m.stage = stagePosting
 	m.attempt.posted = m.now
-	m.fleet.owned = m.intentName()
+	m.fleet.owned = m.ownName(kindIntent)
 	m.emit(effIntend{name: m.fleet.owned})
 }
 

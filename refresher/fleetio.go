@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/failpoint"
 )
 
 // storeTimeout bounds each call to a shared store.
@@ -61,8 +63,10 @@ func (a *actor) performShared(effect any) {
 		a.work(func() any { return s.askStore(store, eff) })
 	case effIntend:
 		a.work(func() any {
+			failpoint.Reach("W1")
 			err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.name, []byte{}) })
 			ev := evIntended{name: eff.name, err: err}
+			failpoint.Reach("W2")
 			if err == nil {
 				ev.at, ev.names, ev.pushes, ev.err = s.list(store)
 			}
@@ -77,6 +81,7 @@ func (a *actor) performShared(effect any) {
 		})
 	case effErase:
 		a.work(func() any {
+			failpoint.Reach("W8")
 			erase := func(ctx context.Context) error { return store.Delete(ctx, s.key, eff.names...) }
 			if stored(erase) != nil {
 				_ = stored(erase) // what stays is ignored, or waited for
@@ -87,10 +92,18 @@ func (a *actor) performShared(effect any) {
 		a.work(func() any { return s.readEntry(store, cfg, eff.name) })
 	case effShare:
 		a.work(func() any {
+			failpoint.Reach("W5")
+			for _, name := range eff.before {
+				err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, name, []byte{}) })
+				if err != nil && !errors.Is(err, ErrStored) {
+					return evShared{at: eff.at, err: err}
+				}
+			}
 			sealed, err := vault{ring: cfg.Keys, name: s.key, entry: eff.at.name()}.seal(&eff.rec)
 			if err == nil {
 				err = stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.at.name(), sealed) })
 			}
+			failpoint.Reach("W6")
 			return evShared{at: eff.at, err: err}
 		})
 	case effUnlock:

@@ -15,8 +15,9 @@ import (
 //	t.<epoch>.<generation>                          the end of one: lost, or logged out
 //	i.<epoch>.<generation>.<owner><attempt>.<mac>   an intent: an exchange of this generation
 //	p.<epoch>.<generation>.<milliseconds>.<mac>     a plan: an exchange that was announced
+//	q.<epoch>.<generation>.<owner><attempt>.<mac>   quiet: the store had lost its intents
 //
-// Numbers are hexadecimal, 16 digits. Intents and plans have no content; the
+// Numbers are hexadecimal, 16 digits. The signed ones have no content; the
 // keyed sum in the name shows that a holder of the pair made it. Other names are
 // none of ours.
 
@@ -27,6 +28,7 @@ const (
 	kindTomb   entryKind = 't'
 	kindIntent entryKind = 'i'
 	kindPlan   entryKind = 'p'
+	kindQuiet  entryKind = 'q'
 )
 
 // position orders all that a session ever was: its logins, the rotations of
@@ -89,7 +91,7 @@ func parseName(name string) (e entry, ok bool) {
 	switch e.kind {
 	case kindRecord, kindTomb:
 		ok = len(parts) == 3
-	case kindIntent, kindPlan:
+	case kindIntent, kindPlan, kindQuiet:
 		if ok = len(parts) == 5; ok {
 			e.what, e.mac = parts[3], parts[4]
 		}
@@ -121,8 +123,9 @@ func (e entry) when() (time.Time, bool) {
 	return time.UnixMilli(int64(ms & math.MaxInt64)), ok
 }
 
-func (m *machine) intentName() string {
-	return signedName(m.key(), kindIntent, m.rec.position(), fmt.Sprintf("%016x%08x", m.env.owner, uint32(m.attempt.id)))
+// ownName is a name that nobody else makes, and this process once an attempt.
+func (m *machine) ownName(kind entryKind) string {
+	return signedName(m.key(), kind, m.rec.position(), fmt.Sprintf("%016x%08x", m.env.owner, uint32(m.attempt.id)))
 }
 
 func (m *machine) planName(at time.Time) string {

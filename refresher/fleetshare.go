@@ -79,6 +79,9 @@ func (m *machine) compare(rec *record) {
 		return
 	}
 	ours := seed{pair: m.rec.pair(), source: m.rec.Source}
+	if m.rec.Expires {
+		ours.pair.ExpiresIn = m.rec.Left - m.now.Sub(m.received)
+	}
 	first := m.rec.Generation == 1
 	m.join(rec)
 	if first && m.pending == nil {
@@ -88,7 +91,7 @@ func (m *machine) compare(rec *record) {
 
 // join goes on with what another instance has stored.
 func (m *machine) join(rec *record) {
-	chained := rec.Epoch != m.rec.Epoch || rec.Generation != m.rec.Generation+1 || rec.Prev == m.chain()
+	chained := m.fleet.known != m.rec.position() || rec.Epoch != m.rec.Epoch || rec.Generation != m.rec.Generation+1 || rec.Prev == m.chain()
 	if !chained {
 		// Not a successor of the pair that we hold: the store was put back to an
 		// older state and went on from there, or somebody has written to it.
@@ -101,7 +104,7 @@ func (m *machine) join(rec *record) {
 	was := m.rec.Lost
 	m.rec = *rec
 	m.rec.Intent = nil
-	m.received = m.rec.restored(m.now, m.env.bootID)
+	m.received = m.receivedThere()
 	m.byWall = m.env.bootID == "" || m.env.bootID != m.rec.BootID
 	m.born = m.now
 	m.fleet.stored, m.fleet.known = rec.position(), rec.position()
@@ -126,10 +129,29 @@ func (m *machine) join(rec *record) {
 	}
 }
 
+// receivedThere is when another instance received the pair that is being joined,
+// on this one's clock. Its wall clock may be wrong, or ours; but the pair cannot
+// be older than the last time that the store was seen without it, nor newer than
+// now.
+func (m *machine) receivedThere() Instant {
+	at := m.rec.restored(m.now, m.env.bootID)
+	if m.env.bootID != "" && m.env.bootID == m.rec.BootID {
+		return at
+	}
+	oldest := m.fleet.without.Add(-2 * orDefault(m.profile.Timeout, defaultTimeout))
+	if !m.fleet.without.IsZero() && at.Boot < oldest.Boot {
+		at = oldest
+	}
+	if at.Boot > m.now.Boot {
+		at = m.now
+	}
+	return at
+}
+
 // chain is what the next record says of this one: a record can only follow the
 // one that it was made from.
 func (m *machine) chain() tokenHash {
-	return tokenHash(keyedSum(m.key(), "chain", m.rec.Refresh, m.rec.Access))
+	return tokenHash(keyedSum(m.key(), "chain", m.rec.Refresh))
 }
 
 // share writes what is in use to the store, until it is there: nothing newer can
@@ -137,7 +159,7 @@ func (m *machine) chain() tokenHash {
 func (m *machine) share() {
 	f := &m.fleet
 	here := m.rec.position()
-	if !f.on || !f.opened || f.sharing || here.isZero() || !f.stored.before(here) || m.stage == stageCommitting || f.bad != "" {
+	if !f.on || !f.opened || f.sharing || f.reading == here.name() || here.isZero() || !f.stored.before(here) || m.stage == stageCommitting || f.bad != "" {
 		return
 	}
 	if !m.reached(f.shareNext) {
@@ -147,7 +169,22 @@ func (m *machine) share() {
 	f.sharing = true
 	rec := m.rec
 	rec.Intent, rec.Kept = nil, ""
-	m.emit(effShare{at: here, rec: rec})
+	eff := effShare{at: here, rec: rec}
+	if f.regressed {
+		// Whoever finds our record there again must not take it for granted that
+		// nothing is on its way.
+		f.regressed = false
+		mark := m.ownName(kindQuiet)
+		for _, s := range f.intents {
+			eff.before = append(eff.before, s.name)
+		}
+		if f.owned != "" {
+			eff.before = append(eff.before, f.owned)
+		}
+		eff.before = append(eff.before, mark)
+		f.intents = with(f.intents, sighting{name: mark, first: m.now, mark: true})
+	}
+	m.emit(eff)
 }
 
 // shared: our record was written, or not.

@@ -3,6 +3,8 @@ package refresher
 import (
 	"context"
 	"sync"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/failpoint"
 )
 
 // Limiter decides when one more exchange may go to an issuer, over all the
@@ -36,6 +38,7 @@ func (l *limited) Close() {
 
 // prepare connects to the issuer, as soon as the limiter allows.
 func (s *Session) prepare(cfg *attachment, last bool) (Exchange, error) {
+	failpoint.Reach("W0")
 	timeout := orDefault(cfg.Issuer.Profile().Timeout, defaultTimeout)
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()

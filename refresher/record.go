@@ -49,6 +49,9 @@ type record struct {
 	// exchange waits for it, so that it is never two generations old.
 	Quiet time.Time `json:"quiet,omitzero"`
 
+	// Stays: the exchange that brought this pair left the refresh token in use.
+	Stays bool `json:"stays,omitempty"`
+
 	// Prev is drawn from the record before, of the same epoch.
 	Prev tokenHash `json:"prev,omitempty"`
 

@@ -5,6 +5,7 @@ import "time"
 // simRequest is one caller's request on its way through the handler.
 type simRequest struct {
 	w          *world
+	s          *simSidecar
 	repeatable bool
 	check      time.Duration // from passing the gate to the upstream's check
 	head       time.Duration // from there to its answer
@@ -12,6 +13,7 @@ type simRequest struct {
 	began   time.Duration
 	life    int // of the process that has it
 	again   bool
+	refused Instant // when the 401 came
 	waits   bool
 	counted uint64
 	snap    *snapshot
@@ -20,9 +22,9 @@ type simRequest struct {
 
 // arrive is a caller's request.
 func (w *world) arrive() {
-	s := &w.sidecar
+	s := w.sidecars[w.rng.IntN(len(w.sidecars))]
 	r := &simRequest{
-		w: w, repeatable: w.rng.IntN(4) != 0, began: w.now.Boot, life: s.life,
+		w: w, s: s, repeatable: w.rng.IntN(4) != 0, began: w.now.Boot, life: s.life,
 		check: w.between(0, 30*time.Millisecond), head: w.between(0, 30*time.Millisecond),
 	}
 	if w.faults.slowRequests && r.repeatable {
@@ -35,11 +37,11 @@ func (w *world) arrive() {
 	r.enter()
 }
 
-func (r *simRequest) gone() bool { return !r.w.sidecar.up || r.w.sidecar.life != r.life }
+func (r *simRequest) gone() bool { return !r.s.up || r.s.life != r.life }
 
 // enter is Session.Enter.
 func (r *simRequest) enter() {
-	s := &r.w.sidecar
+	s := r.s
 	if r.gone() {
 		return
 	}
@@ -63,7 +65,7 @@ func (r *simRequest) enter() {
 }
 
 func (r *simRequest) wait(snap *snapshot) {
-	w, s := r.w, &r.w.sidecar
+	w, s := r.w, r.s
 	switch {
 	case snap.mode == modeLost, snap.mode == modeEmpty, snap.mode == modeLater,
 		w.now.Boot-r.began > snap.wait:
@@ -88,11 +90,11 @@ func (r *simRequest) wait(snap *snapshot) {
 // checked is the upstream's check of the token.
 func (r *simRequest) checked() {
 	accepted := r.w.issuer.accepts(r.token)
-	r.w.sidecar.later(r.head, func() { r.answered(accepted) })
+	r.s.later(r.head, func() { r.answered(accepted) })
 }
 
 func (r *simRequest) answered(accepted bool) {
-	w, s := r.w, &r.w.sidecar
+	w, s := r.w, r.s
 	if r.counted != 0 {
 		r.snap.leave(r.counted)
 		r.counted = 0
@@ -112,12 +114,13 @@ func (r *simRequest) answered(accepted bool) {
 		r.fails("401")
 		return
 	}
+	r.refused = s.clock()
 	r.ask()
 }
 
 // ask is Session.Unauthorized.
 func (r *simRequest) ask() {
-	w, s := r.w, &r.w.sidecar
+	w, s := r.w, r.s
 	if r.gone() {
 		return
 	}
@@ -125,7 +128,7 @@ func (r *simRequest) ask() {
 	v := verdictAgain
 	if snap.mode == modeReady && snap.epoch == r.snap.epoch && snap.generation == r.snap.generation {
 		reply := make(chan verdict, 1)
-		s.step(evUnauthorized{epoch: r.snap.epoch, generation: r.snap.generation, route: "GET /", reply: reply})
+		s.step(evUnauthorized{epoch: r.snap.epoch, generation: r.snap.generation, at: r.refused, route: "GET /", reply: reply})
 		v = <-reply
 	}
 	switch v {
@@ -168,7 +171,7 @@ func (r *simRequest) fails(what string) {
 		}
 		return r.snap.generation
 	}())
-	if w.faults == (faults{slowRequests: w.faults.slowRequests}) && w.sidecar.state.rec.hasPair() {
+	if w.faults == (faults{slowRequests: w.faults.slowRequests}) && r.s.state.rec.hasPair() {
 		w.fail("a request got %s although nothing had gone wrong", what)
 	}
 }

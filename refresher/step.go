@@ -408,7 +408,7 @@ func (m *machine) phase() Phase {
 		return PhaseLost
 	case !m.rec.hasPair():
 		return PhaseEmpty
-	case m.stage > stageAsking, m.foreignYoung():
+	case m.stage > stageAsking, m.othersTry():
 		return PhaseExchanging
 	case m.expired():
 		return PhaseExpired

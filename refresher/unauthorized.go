@@ -51,7 +51,7 @@ func (m *machine) judge(ev evUnauthorized) verdict {
 		if !ev.at.IsZero() && ev.at.Boot < m.attempt.sent.Boot {
 			return verdictAgain // it may be why the exchange was made, and says nothing about its outcome
 		}
-		if m.profile.ReuseInterval > 0 {
+		if m.reuse() > 0 {
 			return verdictWait // the next attempt gets the successor
 		}
 		m.lose(ReasonTwoGenerals, "the upstream no longer accepts the access token: the exchange was committed, its answer lost")
