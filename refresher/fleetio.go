@@ -103,7 +103,9 @@ func (a *actor) performShared(effect any) {
 			if err == nil {
 				err = stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.at.name(), sealed) })
 			}
-			failpoint.Reach("W6")
+			if err == nil {
+				failpoint.Reach("W6")
+			}
 			return evShared{at: eff.at, err: err}
 		})
 	case effUnlock:

@@ -402,7 +402,7 @@ func (m *machine) degrade() {
 // phase names the state as contract 5 lists it.
 func (m *machine) phase() Phase {
 	switch {
-	case !m.opened:
+	case !m.opened, m.fleet.on && !m.fleet.opened && !m.rec.hasPair():
 		return PhaseHolding
 	case m.rec.Lost != "":
 		return PhaseLost

@@ -62,6 +62,65 @@ var situations = []struct {
 		r.step(evUnusable{reason: ReasonUndecryptable, detail: "another key"})
 		return r
 	}},
+	{"fleet: holding (not asked yet)", PhaseHolding, func(t *testing.T) *rig {
+		r := unopenedRig(t, strict, time.Hour, inFleet)
+		r.step(evOpened{})
+		return r
+	}},
+	{"fleet: empty", PhaseEmpty, func(t *testing.T) *rig {
+		r := unopenedRig(t, strict, time.Hour, inFleet)
+		r.step(evOpened{})
+		r.lists()
+		return r
+	}},
+	{"fleet: fresh", PhaseFresh, func(t *testing.T) *rig { return fleetRig(t, strict, time.Hour) }},
+	{"fleet: fresh (not stored yet)", PhaseFresh, func(t *testing.T) *rig {
+		r := fleetRig(t, strict, time.Hour)
+		r.step(evSeed{seed{pair: r.pair(), source: "import"}})
+		r.saved(nil)
+		return r
+	}},
+	{"fleet: due (asking)", PhaseFresh, func(t *testing.T) *rig { return fleetRigAt(t, stageAsking) }},
+	{"fleet: exchanging (posting)", PhaseExchanging, func(t *testing.T) *rig { return fleetRigAt(t, stagePosting) }},
+	{"fleet: exchanging (sending)", PhaseExchanging, func(t *testing.T) *rig { return fleetRigAt(t, stageSending) }},
+	{"fleet: exchanging (another instance)", PhaseExchanging, func(t *testing.T) *rig {
+		r := fleetRig(t, strict, time.Hour)
+		r.pass(pollIdle)
+		r.lists(r.foreign())
+		return r
+	}},
+	{"fleet: uncertain (another instance has gone)", PhaseUncertain, func(t *testing.T) *rig {
+		r := fleetRig(t, strict, time.Hour)
+		r.pass(pollIdle)
+		r.lists(r.foreign())
+		r.pass(31 * time.Second)
+		return r
+	}},
+	{"fleet: fresh (lost unless the store knows better)", PhaseFresh, func(t *testing.T) *rig {
+		r := fleetRigAt(t, stageSending)
+		r.step(evAnswer{failure(ClassRejected, 400)})
+		r.saved(nil)
+		return r
+	}},
+	{"fleet: holding (due, and the store is away)", PhaseHolding, func(t *testing.T) *rig {
+		r := fleetRigAt(t, stageAsking)
+		r.step(evAsked{id: r.state.attempt.id, at: r.now, err: errTest})
+		return r
+	}},
+	{"fleet: lost", PhaseLost, func(t *testing.T) *rig {
+		r := fleetRigAt(t, stageSending)
+		r.step(evAnswer{failure(ClassRejected, 400)})
+		r.saved(nil)
+		r.lists()
+		return r
+	}},
+}
+
+func fleetRigAt(t *testing.T, s stage) *rig {
+	t.Helper()
+	r := fleetRig(t, strict, time.Hour)
+	r.reachInFleet(s)
+	return r
 }
 
 func rigAt(t *testing.T, s stage) *rig {
@@ -126,6 +185,40 @@ var happenings = []struct {
 	{"refused upstream again", func(r *rig) any {
 		return evUnauthorized{epoch: r.state.rec.Epoch, generation: r.state.rec.Generation, route: "GET /", again: true}
 	}},
+	{"somebody ends the session", func(*rig) any { return evEnd{reply: make(chan error, 1)} }},
+	{"news from the store", func(*rig) any { return evNews{} }},
+	{"the store is empty", func(r *rig) any { return evAsked{at: r.now} }},
+	{"the store has nothing new", func(r *rig) any { return evAsked{at: r.now, names: r.names()} }},
+	{"the store has the next pair", func(r *rig) any {
+		return evAsked{at: r.now, names: r.names(r.successor().position().name())}
+	}},
+	{"the store has another's intent", func(r *rig) any { return evAsked{at: r.now, names: r.names(r.foreign())} }},
+	{"the store does not answer", func(r *rig) any { return evAsked{at: r.now, err: errTest} }},
+	{"locked, and nothing new", func(r *rig) any {
+		return evAsked{id: r.state.attempt.id, at: r.now, names: r.names(), locked: true}
+	}},
+	{"locked, and another's intent", func(r *rig) any {
+		return evAsked{id: r.state.attempt.id, at: r.now, names: r.names(r.foreign()), locked: true}
+	}},
+	{"the intent is written", func(r *rig) any {
+		return evIntended{name: r.state.fleet.owned, at: r.now, names: append(r.names(), r.state.fleet.owned)}
+	}},
+	{"the intent is written beside another's", func(r *rig) any {
+		return evIntended{name: r.state.fleet.owned, at: r.now, names: append(r.names(r.foreign()), r.state.fleet.owned)}
+	}},
+	{"the intent is not written", func(r *rig) any { return evIntended{name: r.state.fleet.owned, at: r.now, err: errTest} }},
+	{"the next pair was read", func(r *rig) any {
+		rec := r.successor()
+		r.state.fleet.reading = rec.position().name()
+		return evRead{name: rec.position().name(), rec: rec}
+	}},
+	{"an entry that cannot be opened was read", func(r *rig) any {
+		r.state.fleet.reading = r.successor().position().name()
+		return evRead{name: r.state.fleet.reading, err: errTest, unusable: true}
+	}},
+	{"our pair is stored", func(r *rig) any { return evShared{at: r.state.rec.position()} }},
+	{"our pair is not stored", func(r *rig) any { return evShared{at: r.state.rec.position(), err: errTest} }},
+	{"another's pair stands there", func(r *rig) any { return evShared{at: r.state.rec.position(), err: ErrStored} }},
 	{"an older token refused", func(r *rig) any {
 		return evUnauthorized{epoch: r.state.rec.Epoch, generation: r.state.rec.Generation - 1, route: "GET /", reply: make(chan verdict, 1)}
 	}},
