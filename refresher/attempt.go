@@ -65,7 +65,7 @@ func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 	case m.wanted != "", m.upstream401 && m.failures > 0: // and the one that was asked for failed
 		at = m.now
 	case !m.sched.refreshAt.IsZero():
-		at = later(m.sched.refreshAt.Add(m.shift()), m.onOurClock(m.rec.Quiet))
+		at = m.sched.refreshAt.Add(m.shift())
 	case m.failures > 0: // one was asked for, and failed
 		at = m.next
 	default:
@@ -75,14 +75,15 @@ func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 	if m.failures > 0 {
 		at = later(at, m.next)
 	}
+	quiet := m.quietUntil
 	if m.saveErr != "" { // an attempt whose intent cannot be written is not begun
 		end, ok := m.lastStretch(m.sched.notAfter)
-		return end, true, ok
+		return later(end, quiet), true, ok
 	}
 	if end, ok := m.lastStretch(at); ok {
-		return end, true, true
+		return later(end, quiet), true, true
 	}
-	return at, false, true
+	return later(at, quiet), false, true
 }
 
 // lastStretch is when the one attempt before the access token's end is due that
@@ -364,10 +365,10 @@ func (m *machine) rotated(a Answer) {
 		m.rec.Spent = appendBounded(m.rec.Spent, maxSpent, m.hash(old.Refresh))
 	}
 	m.rec.Prev = m.chain()
-	m.rec.Quiet = time.Time{}
+	m.rec.Quiet = 0
 	m.rec.Stays = a.Pair.Refresh.Equal(old.Refresh)
 	if m.profile.ReuseInterval > 0 && m.attempt.prior != nil {
-		m.rec.Quiet = m.now.Wall.Add(m.sched.holdOff)
+		m.rec.Quiet = m.sched.holdOff
 	}
 	m.rec.Generation++
 	m.rec.Intent, m.rec.Kept = nil, ""
@@ -402,6 +403,7 @@ func (m *machine) renew() {
 	m.lastErr, m.lastClass = "", 0
 	m.upstream401, m.triggered, m.witnessed = false, false, false
 	m.wanted = ""
+	m.quietUntil = m.now.Add(m.rec.Quiet)
 	m.fleet.generationChanged()
 	m.plan()
 }

@@ -44,10 +44,11 @@ type record struct {
 	// the issuer and of which no definite answer was kept.
 	Intent *intent `json:"intent,omitempty"`
 
-	// Quiet is when a request that may have been on its way in the generation
-	// before is dead: with an issuer that accepts a spent token again the next
-	// exchange waits for it, so that it is never two generations old.
-	Quiet time.Time `json:"quiet,omitzero"`
+	// Quiet is how long, from when an instance got the pair, a request of the
+	// generation before may be on its way: with an issuer that accepts a spent
+	// token again the next exchange waits for it, so that it is never two
+	// generations old.
+	Quiet time.Duration `json:"quiet,omitempty"`
 
 	// Stays: the exchange that brought this pair left the refresh token in use.
 	Stays bool `json:"stays,omitempty"`

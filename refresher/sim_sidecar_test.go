@@ -113,6 +113,9 @@ func (s *simSidecar) stop(d time.Duration) {
 	w := s.w
 	s.stopUntil = w.now.Boot + d
 	w.note("%s: process %d stands still for %v", s, s.life, d)
+	if s.busy() {
+		w.issuer.parted = true
+	}
 	w.troubled()
 }
 
@@ -278,6 +281,9 @@ func (s *simSidecar) send(p Pair) {
 	refresh := p.Refresh.Reveal()
 	life := s.life
 	s.sending++
+	if w.now.Boot < s.stopUntil || w.now.Boot < s.cutUntil || w.store != nil && w.now.Boot < w.store.downUntil {
+		i.parted = true
+	}
 	w.note("%s: send %s", s, refresh)
 	if s.state.saved < s.state.attempt.saving {
 		i.unrecorded = true

@@ -62,6 +62,8 @@ type state struct {
 	lastErr   string
 	lastClass Class
 
+	quietUntil Instant // no attempt before this (rec.Quiet)
+
 	// An attempt with an unknown outcome (rec.Intent).
 	quietAt   Instant // the hold-off's end
 	witnessed bool    // the upstream accepted the access token after quietAt
@@ -350,6 +352,7 @@ func (m *machine) open(rec *record) {
 		return
 	}
 	m.rec = *rec
+	m.quietUntil = m.now.Add(m.rec.Quiet)
 	m.received = m.rec.restored(m.now, m.env.bootID)
 	m.byWall = m.env.bootID == "" || m.env.bootID != m.rec.BootID
 	m.plan()
