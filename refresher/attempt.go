@@ -145,7 +145,11 @@ func (m *machine) prepared(ev evPrepared) {
 		return
 	}
 	if ev.err != nil {
-		m.failed(Answer{Class: ClassNotSent, Err: ev.err})
+		a := Answer{Class: ClassNotSent, Err: ev.err}
+		if advice := (*RetryError)(nil); errors.As(ev.err, &advice) {
+			a.RetryAfter = advice.After
+		}
+		m.failed(a)
 		return
 	}
 	m.attempt.conn = ev.conn

@@ -390,6 +390,7 @@ func (m *machine) attemptAsked(ev evAsked, newer bool) {
 	at, _, ok := m.nextAttempt()
 	m.stage = stageAsking
 	if newer || !ok || !m.reached(at) || !m.allQuiet() {
+		m.fleet.rest = m.now.Add(pollNear) // never in a tight loop
 		m.quit(nil)
 		return
 	}
@@ -510,6 +511,12 @@ func (m *machine) mayBegin() bool {
 	case !m.reached(f.rest):
 		m.wakeAt(f.rest)
 		return false
+	}
+	for _, s := range f.intents {
+		if at := m.quietFrom(s); s.mark && m.usable() && !m.reached(at) {
+			m.wakeAt(at)
+			return false
+		}
 	}
 	return true
 }

@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"bytes"
 	"errors"
 	"time"
 )
@@ -70,11 +71,13 @@ func (m *machine) takeHeld() {
 }
 
 // compare looks at the record that stands where ours was to be written: it is
-// ours, or another instance was faster and the issuer gave out two.
+// ours, or another instance was faster. Then its record is the fleet's, even if
+// it is of the same pair: only with its key are intents recognised.
 func (m *machine) compare(rec *record) {
 	f := &m.fleet
 	f.stored, f.known = rec.position(), rec.position()
-	if rec.Refresh == m.rec.Refresh || rec.position().ended {
+	same := rec.Refresh == m.rec.Refresh
+	if same && rec.Access == m.rec.Access && bytes.Equal(rec.HashKey, m.rec.HashKey) || rec.position().ended {
 		m.unlock()
 		return
 	}
@@ -84,7 +87,7 @@ func (m *machine) compare(rec *record) {
 	}
 	first := m.rec.Generation == 1
 	m.join(rec)
-	if first && m.pending == nil {
+	if first && !same && m.pending == nil {
 		m.pending = &ours // a login of its own: judged by what the other knows
 	}
 }

@@ -42,11 +42,6 @@ func (s *Session) prepare(cfg *attachment, last bool) (Exchange, error) {
 	timeout := orDefault(cfg.Issuer.Profile().Timeout, defaultTimeout)
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
-	if cfg.Throttle != nil {
-		if err := cfg.Throttle(ctx); err != nil {
-			return nil, err
-		}
-	}
 	if cfg.Limiter == nil {
 		return cfg.Issuer.Prepare(ctx)
 	}

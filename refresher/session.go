@@ -72,8 +72,6 @@ type Config struct {
 	Observe func(Note)
 	// Limiter, if set, bounds the exchanges with the issuer.
 	Limiter Limiter
-	// Throttle, if set, waits until one more exchange may go to the issuer.
-	Throttle func(context.Context) error
 }
 
 type attachment struct{ Config }

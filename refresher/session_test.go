@@ -590,6 +590,13 @@ func TestWhatTheIssuerDoes(t *testing.T) {
 	}
 }
 
+// limiterFunc is a limiter that may refuse.
+type limiterFunc func() error
+
+func (f limiterFunc) Begin(context.Context, bool) (func(refresher.Class, int), error) {
+	return func(refresher.Class, int) {}, f()
+}
+
 func TestLogsTellWhatHappens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
@@ -599,12 +606,12 @@ func TestLogsTellWhatHappens(t *testing.T) {
 		})
 		defer k.finish()
 		throttled := 0
-		k.cfg.Throttle = func(context.Context) error {
+		k.cfg.Limiter = limiterFunc(func() error {
 			if throttled++; throttled == 1 {
 				return errors.New("too many")
 			}
 			return nil
-		}
+		})
 		k.start()
 		k.await(40 * time.Second)
 		k.box.Fault(sandbox.Fault{Status: 503}, 1)

@@ -30,7 +30,13 @@ func simulate(number uint64, mut mutation) *world {
 		}
 		s.boot()
 	}
-	w.sidecars[0].step(evSeed{seed{pair: w.issuer.login(), source: "file"}})
+	first := w.issuer.login()
+	everywhere := w.rng.IntN(2) == 0
+	for i, s := range w.sidecars {
+		if i == 0 || everywhere {
+			s.step(evSeed{seed{pair: first, source: "file"}})
+		}
+	}
 	gap := w.between(5*time.Millisecond, 500*time.Millisecond)
 	var arrivals func()
 	arrivals = func() {

@@ -64,6 +64,10 @@ func (s *state) status(of *Session) *Status {
 		st.LastError = s.signIn.lastErr
 	case st.LastError == "" && s.saveErr != "":
 		st.LastError = s.saveErr
+	case st.LastError == "" && s.fleet.err != "":
+		st.LastError = s.fleet.err
+	case st.LastError == "" && s.fleet.bad != "":
+		st.LastError = s.fleet.said
 	}
 	return st
 }
