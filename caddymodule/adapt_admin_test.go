@@ -234,7 +234,7 @@ func TestTheAdminAPIRefusesOtherMethods(t *testing.T) {
 		bad         []string
 	}{
 		{"/token_refresh/sessions", "GET", []string{"POST", "PUT", "DELETE", "PATCH"}},
-		{"/token_refresh/sessions/s", "GET, PUT", []string{"POST", "PATCH"}},
+		{"/token_refresh/sessions/s", "GET, PUT, DELETE", []string{"POST", "PATCH"}},
 		{"/token_refresh/sessions/s/refresh", "POST", []string{"GET", "PUT", "DELETE"}},
 	} {
 		for _, method := range tt.bad {

@@ -24,6 +24,7 @@ func init() { caddy.RegisterModule(new(adminAPI)) }
 //	GET  /token_refresh/sessions/<name>
 //	PUT  /token_refresh/sessions/<name>           import a pair
 //	POST /token_refresh/sessions/<name>/refresh   exchange now
+//	DELETE /token_refresh/sessions/<name>         end it
 type adminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -121,8 +122,10 @@ func (a *adminAPI) one(w http.ResponseWriter, r *http.Request) error {
 		return writeJSON(w, session.Status())
 	case http.MethodPut:
 		return a.put(w, r, session)
+	case http.MethodDelete:
+		return a.end(w, r, session)
 	}
-	w.Header().Set("Allow", "GET, PUT")
+	w.Header().Set("Allow", "GET, PUT, DELETE")
 	return apiError(http.StatusMethodNotAllowed, errors.New("method not allowed"))
 }
 
@@ -141,6 +144,24 @@ func (a *adminAPI) put(w http.ResponseWriter, r *http.Request, session *refreshe
 		return apiError(statusOf(err), err)
 	}
 	return writeJSON(w, session.Status())
+}
+
+// endedSession is the answer to an end.
+type endedSession struct {
+	refresher.Status
+	RevokedAtIssuer bool   `json:"revoked_at_issuer"`
+	Note            string `json:"note"`
+}
+
+const notRevoked = "the pair is forgotten here, but this kind of issuer has no way to revoke it: it stays good there until it expires"
+
+// end ends a session: nobody gets its tokens any more, and no source signs in
+// again by itself.
+func (a *adminAPI) end(w http.ResponseWriter, r *http.Request, session *refresher.Session) error {
+	if err := session.End(r.Context()); err != nil {
+		return apiError(statusOf(err), err)
+	}
+	return writeJSON(w, endedSession{Status: session.Status(), Note: notRevoked})
 }
 
 // refresh exchanges now, and answers when the next pair is in force.

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -38,6 +39,11 @@ type App struct {
 	// stored elsewhere.
 	EncryptionKeys []string `json:"encryption_keys,omitempty"`
 
+	// Where the instances of a fleet share their sessions; each keeps its own
+	// `state_dir` beside it. `encryption_keys` is then required, the same in all.
+	// Default: nowhere, there is one instance.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=token_refresh.stores inline_key=kind"`
+
 	// The sessions by name. A name is a letter or digit followed by at most 63
 	// letters, digits, `.`, `_` or `-`, and unique ignoring case.
 	Sessions map[string]*Session `json:"sessions,omitempty"`
@@ -46,6 +52,8 @@ type App struct {
 	logger   *zap.Logger
 	stateDir string
 	keys     *journal.Keyring // nil: made by Start
+	store    StoreModule      // nil: none
+	shared   *sharedStore     // the same, opened by Start
 	held     []*sharedSession
 	detach   []func()
 	watchers *watchers
@@ -63,6 +71,9 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger = ctx, ctx.Logger()
 	if err := a.provisionState(); err != nil {
+		return err
+	}
+	if err := a.provisionStore(ctx); err != nil {
 		return err
 	}
 	seen := map[string]string{}
@@ -124,6 +135,28 @@ func (a *App) provisionState() error {
 	return nil
 }
 
+func (a *App) provisionStore(ctx caddy.Context) error {
+	if len(a.StoreRaw) == 0 {
+		return nil
+	}
+	if err := checkInlineKey(a.StoreRaw, "store", "kind"); err != nil {
+		return err
+	}
+	mod, err := ctx.LoadModule(a, "StoreRaw")
+	if err != nil {
+		return fmt.Errorf("loading the store: %w", err)
+	}
+	store, ok := mod.(StoreModule)
+	if !ok {
+		return fmt.Errorf("module %T is not a store", mod)
+	}
+	if a.keys == nil {
+		return errors.New("store: an encryption_key is required, the same in all instances: make one with `openssl rand -base64 32` and give it as {file./path} or {env.NAME}")
+	}
+	a.store = store
+	return nil
+}
+
 // resolve replaces placeholders in a value of the configuration. One that is
 // unknown or empty is an error; the error shows the value as configured only if
 // it is nothing but a placeholder.
@@ -162,13 +195,17 @@ func (a *App) start() error {
 			return err
 		}
 	}
+	store, err := a.openStore()
+	if err != nil {
+		return err
+	}
 	a.watchers = newWatchers()
 	for _, cfg := range a.Sessions {
 		detach, err := cfg.shared.Attach(refresher.Config{
 			Policy: cfg.policy(), Issuer: cfg.issuer, Sources: cfg.sources,
-			Keys: a.keys, Logger: a.logger,
-			Observe:  cfg.shared.observer(),
-			Throttle: cfg.throttle,
+			Keys: a.keys, Store: store, Logger: a.logger,
+			Observe: cfg.shared.observer(),
+			Limiter: cfg.limiter,
 		})
 		if err != nil {
 			return err
@@ -181,6 +218,20 @@ func (a *App) start() error {
 		}
 	}
 	return nil
+}
+
+// openStore opens the store, or goes on with the one of the configuration before.
+func (a *App) openStore() (refresher.Store, error) {
+	if a.store == nil {
+		return nil, nil
+	}
+	shared, err := holdStore(a.store)
+	if err != nil {
+		return nil, err
+	}
+	a.shared = shared
+	a.detach = append(a.detach, shared.logger.attach(a.logger))
+	return shared, nil
 }
 
 // makeKey takes the key of the state directory, making it the first time.
@@ -209,14 +260,18 @@ func (a *App) Stop() error {
 	return nil
 }
 
-// Cleanup lets go of the sessions. The last configuration to do so waits for
-// their exchanges.
+// Cleanup lets go of the sessions, then of the store that they may be writing
+// to. The last configuration to do so waits for their exchanges.
 func (a *App) Cleanup() error {
 	var errs []error
 	for _, shared := range a.held {
 		errs = append(errs, shared.release())
 	}
 	a.held = nil
+	if a.shared != nil {
+		errs = append(errs, a.shared.release())
+		a.shared = nil
+	}
 	return errors.Join(errs...)
 }
 
@@ -261,7 +316,7 @@ func (s *sharedSession) release() error {
 }
 
 // observer counts what happens to the session.
-func (s *sharedSession) observer() func(refresher.Note) { return s.metrics.exchanged }
+func (s *sharedSession) observer() func(refresher.Note) { return s.metrics.note }
 
 // Destruct ends the session when nobody holds it any more.
 func (s *sharedSession) Destruct() error { return s.Close(context.Background()) }

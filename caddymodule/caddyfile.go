@@ -25,6 +25,7 @@ func init() {
 //	token_refresh {
 //		state_dir <path>
 //		encryption_key <base64>
+//		store redis <url>|etcd <endpoint…>|caddy { … }
 //		session <name> {
 //			issuer <kind> <url> { … }
 //			tokens <source> …
@@ -73,7 +74,16 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if err := a.unmarshalSession(d); err != nil {
 				return err
 			}
-		case "pool", "store", "webhook":
+		case "store":
+			if a.StoreRaw != nil {
+				return d.Errf("%s stands twice", option)
+			}
+			raw, err := guest(d, option, "token_refresh.stores.", "kind")
+			if err != nil {
+				return err
+			}
+			a.StoreRaw = raw
+		case "pool", "webhook":
 			return d.Errf("%s is not part of this version yet", option)
 		default:
 			return d.Errf("unrecognized option %q of %s", option, appName)
@@ -164,6 +174,9 @@ func guest(d *caddyfile.Dispenser, option, namespace, inlineKey string) (json.Ra
 		return nil, argErr(d)
 	}
 	name := d.Val()
+	if strings.Contains(name, "://") {
+		return nil, d.Errf("%s: the kind is missing before the address", option)
+	}
 	if _, err := caddy.GetModule(namespace + name); err != nil {
 		return nil, d.Errf("%s: unknown kind %q", option, name)
 	}

@@ -38,6 +38,7 @@ No verb prints a token.`,
 				verb("show <session>", "Shows a session and its last rotations", cobra.ExactArgs(1), cmdShow),
 				verb("import <session> [<file>]", "Gives a session a token pair, from a JSON file or standard input", cobra.RangeArgs(1, 2), cmdImport),
 				verb("refresh <session>", "Exchanges a session's pair now, and waits for it", cobra.ExactArgs(1), cmdRefresh),
+				verb("revoke <session>", "Ends a session and forgets its pair, in every instance that shares it", cobra.ExactArgs(1), cmdRevoke),
 			)
 		},
 	})
@@ -101,6 +102,22 @@ func cmdRefresh(fl caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	return show(fl, answer)
+}
+
+func cmdRevoke(fl caddycmd.Flags) (int, error) {
+	answer, err := call(fl, http.MethodDelete, sessionPath(fl), nil)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	if fl.Bool("json") {
+		return print(answer)
+	}
+	var ended endedSession
+	if err := json.Unmarshal(answer, &ended); err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("reading the answer: %w", err)
+	}
+	fmt.Printf("%s: %s\n", ended.Name, ended.Note)
+	return caddy.ExitCodeSuccess, nil
 }
 
 func cmdImport(fl caddycmd.Flags) (int, error) {

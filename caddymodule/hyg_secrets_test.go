@@ -327,6 +327,7 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 		get("/" + name + "/x")
 		admin("GET", "/token_refresh/sessions/"+name, "")
 	}
+	breakersForget() // that was more than it puts up with
 	// Lost.
 	h.fault(hygFault{status: 400, body: `{"error":"invalid_grant","error_description":"{echo}"}`})
 	admin("POST", "/token_refresh/sessions/s/refresh", "")

@@ -1,19 +1,18 @@
 package caddymodule
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"golang.org/x/time/rate"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/issuer"
@@ -31,17 +30,29 @@ type IssuerOptions struct {
 	// resolved when the configuration is provisioned.
 	Header http.Header `json:"header,omitempty"`
 
+	// The issuer as it is known by name, which gives the defaults of the options
+	// revokes_previous, reuse_interval and refresh_lifetime: `7g`, `auth0`,
+	// `cognito`, `connect2id`, `curity`, `dex`, `entra`, `fusionauth`,
+	// `genauth`, `hydra`, `keycloak`, `okta` or `supabase`, each as it comes out
+	// of the box. Default: by the kind of issuer.
+	ProfileName string `json:"profile,omitempty"`
+
 	// Whether the previous access token dies the moment the next pair is
 	// issued. Requests then wait for the exchange at the gate. Default: by the
-	// kind of issuer.
+	// profile.
 	RevokesPrevious *bool `json:"revokes_previous,omitempty"`
 
-	// How long a spent refresh token is accepted again. Default: 0, never.
+	// How long a spent refresh token is accepted again; -1 is never. Default: by
+	// the profile.
 	ReuseInterval caddy.Duration `json:"reuse_interval,omitempty"`
 
 	// What a spent refresh token gets within the interval: the `same` successor
 	// (default) or a `new` one.
 	ReuseAnswer string `json:"reuse_answer,omitempty"`
+
+	// How long a refresh token lives that is not used. A pair is exchanged after
+	// a third of it, even if its access token lives on. Default: by the profile.
+	RefreshLifetime caddy.Duration `json:"refresh_lifetime,omitempty"`
 
 	// How long a pair is left alone after an exchange whose outcome is unknown.
 	// Default: two fifths of the time between the exchange and the token's
@@ -142,7 +153,8 @@ type BearerIssuer struct {
 	AcceptExpired bool `json:"accept_expired,omitempty"`
 
 	refresher.Issuer `json:"-"`
-	limiter          *rate.Limiter
+	breaker          *breaker
+	logger           *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
@@ -151,7 +163,7 @@ func (*BearerIssuer) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision sets up the issuer; nothing is dialled.
-func (b *BearerIssuer) Provision(caddy.Context) error {
+func (b *BearerIssuer) Provision(ctx caddy.Context) error {
 	cfg, err := b.config(caddy.NewReplacer())
 	if err != nil {
 		return fmt.Errorf("issuer bearer: %w", err)
@@ -161,13 +173,17 @@ func (b *BearerIssuer) Provision(caddy.Context) error {
 		return fmt.Errorf("issuer bearer: %w", err)
 	}
 	b.Issuer = made
-	b.limiter = limiterFor(b.URL, b.Rate)
+	b.breaker, b.logger = breakerFor(b.URL, b.Rate), ctx.Logger()
 	return nil
 }
 
 // config resolves the placeholders; repl nil leaves them.
 func (b *BearerIssuer) config(repl *caddy.Replacer) (issuer.BearerConfig, error) {
 	if err := b.check(); err != nil {
+		return issuer.BearerConfig{}, err
+	}
+	known, err := b.profile(profiles["7g"])
+	if err != nil {
 		return issuer.BearerConfig{}, err
 	}
 	header, err := resolveHeader(repl, b.Header)
@@ -178,11 +194,11 @@ func (b *BearerIssuer) config(repl *caddy.Replacer) (issuer.BearerConfig, error)
 		URL: b.URL, InsecureHTTP: b.InsecureHTTP, Scheme: b.Scheme,
 		Header: header, Fields: b.Fields.fields(),
 		Profile: refresher.Profile{
-			RevokesPrevious: b.RevokesPrevious == nil || *b.RevokesPrevious,
+			RevokesPrevious: known.revokes,
 			NeedsAccess:     true,
 			AcceptsExpired:  b.AcceptExpired,
-			ReuseInterval:   time.Duration(b.ReuseInterval),
-			RefreshLifetime: 30 * 24 * time.Hour,
+			ReuseInterval:   known.reuse,
+			RefreshLifetime: known.lifetime,
 			HoldOff:         time.Duration(b.HoldOff),
 			Timeout:         time.Duration(b.Timeout),
 		},
@@ -193,12 +209,22 @@ func (b *BearerIssuer) config(repl *caddy.Replacer) (issuer.BearerConfig, error)
 	return cfg, err
 }
 
-// Throttle waits until the issuer may be asked once more.
-func (b *BearerIssuer) Throttle(ctx context.Context) error { return b.limiter.Wait(ctx) }
+// unmarshalOption reads an option that is not the bearer issuer's own.
+func (b *BearerIssuer) unmarshalOption(d *caddyfile.Dispenser, option string) error {
+	return b.unmarshalProfile(d, option)
+}
+
+// Limiter bounds a session's exchanges, together with those of all others that
+// have the issuer.
+func (b *BearerIssuer) Limiter(session string) refresher.Limiter {
+	return &issuerLimiter{breaker: b.breaker, session: strings.ToLower(session), logger: b.logger}
+}
 
 func (o *IssuerOptions) check() error {
-	for option, d := range map[string]caddy.Duration{"timeout": o.Timeout, "reuse_interval": o.ReuseInterval, "hold_off": o.HoldOff} {
-		if d < 0 {
+	for option, d := range map[string]caddy.Duration{
+		"timeout": o.Timeout, "hold_off": o.HoldOff, "reuse_interval": o.ReuseInterval, "refresh_lifetime": o.RefreshLifetime,
+	} {
+		if d < 0 && !(option == "reuse_interval" && d == never) {
 			return fmt.Errorf("%s: must not be negative", option)
 		}
 	}
@@ -228,39 +254,9 @@ func resolveHeader(repl *caddy.Replacer, header http.Header) (http.Header, error
 	return out, nil
 }
 
-// limiters bound the exchanges with each issuer of the process, whatever
-// sessions and configurations name it.
-var limiters struct {
-	sync.Mutex
-	byOrigin map[string]*rate.Limiter
-}
-
-func limiterFor(address string, perSecond float64) *rate.Limiter {
-	if perSecond == 0 {
-		perSecond = 50
-	}
-	origin := address
-	if u, err := url.Parse(address); err == nil {
-		origin = u.Scheme + "://" + u.Host
-	}
-	limiters.Lock()
-	defer limiters.Unlock()
-	if l, ok := limiters.byOrigin[origin]; ok {
-		l.SetLimit(rate.Limit(perSecond))
-		l.SetBurst(max(1, int(perSecond)))
-		return l
-	}
-	if limiters.byOrigin == nil {
-		limiters.byOrigin = map[string]*rate.Limiter{}
-	}
-	l := rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
-	limiters.byOrigin[origin] = l
-	return l
-}
-
 // Interface guards
 var (
 	_ caddy.Provisioner = (*BearerIssuer)(nil)
 	_ refresher.Issuer  = (*BearerIssuer)(nil)
-	_ throttled         = (*BearerIssuer)(nil)
+	_ limited           = (*BearerIssuer)(nil)
 )

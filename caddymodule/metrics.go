@@ -26,6 +26,10 @@ var (
 		Namespace: "caddy", Subsystem: appName, Name: "requests_total",
 		Help: "Requests that asked for a session's token, by what became of them.",
 	}, []string{"session", "outcome"})
+	storeErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: appName, Name: "store_errors_total",
+		Help: "Times that a session could not use the store it shares with other instances.",
+	}, []string{"session"})
 	waitSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: "caddy", Subsystem: appName, Name: "wait_seconds",
 		Help:    "How long requests were held back for a token, of those that were.",
@@ -53,8 +57,11 @@ func newSessionMetrics(name string) sessionMetrics {
 	}
 }
 
-// exchanged counts what a note tells of an exchange.
-func (m sessionMetrics) exchanged(n refresher.Note) {
+// note counts what happened to the session.
+func (m sessionMetrics) note(n refresher.Note) {
+	if n.Kind == refresher.NoteStoreFailed {
+		storeErrors.WithLabelValues(m.name).Inc()
+	}
 	if n.Class == 0 {
 		return
 	}
@@ -109,7 +116,7 @@ func (l liveMetrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func registerMetrics(reg *prometheus.Registry) error {
-	for _, c := range []prometheus.Collector{exchanges, exchangeSeconds, requests, waitSeconds, live} {
+	for _, c := range []prometheus.Collector{exchanges, exchangeSeconds, requests, storeErrors, waitSeconds, live} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return err

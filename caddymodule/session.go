@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,17 +40,17 @@ type Session struct {
 	// Whether a lost session signs in again if a source can. Default: true.
 	Reauthenticate *bool `json:"reauthenticate,omitempty"`
 
-	shared   *sharedSession
-	issuer   refresher.Issuer
-	throttle func(context.Context) error
-	sources  []refresher.Source
-	percent  float64
-	before   time.Duration
+	shared  *sharedSession
+	issuer  refresher.Issuer
+	limiter refresher.Limiter
+	sources []refresher.Source
+	percent float64
+	before  time.Duration
 }
 
-// throttled is an issuer that bounds its exchanges over all sessions.
-type throttled interface {
-	Throttle(context.Context) error
+// limited is an issuer whose exchanges are bounded over all sessions.
+type limited interface {
+	Limiter(session string) refresher.Limiter
 }
 
 func (s *Session) provision(ctx caddy.Context, name string) (err error) {
@@ -75,8 +74,8 @@ func (s *Session) provision(ctx caddy.Context, name string) (err error) {
 		return fmt.Errorf("module %T is not an issuer", mod)
 	}
 	s.issuer = issuer
-	if t, ok := mod.(throttled); ok {
-		s.throttle = t.Throttle
+	if l, ok := mod.(limited); ok {
+		s.limiter = l.Limiter(name)
 	}
 	if len(s.TokensRaw) == 0 {
 		return errors.New("no tokens source: say where the first pair comes from, if only `tokens import`")
