@@ -11,15 +11,16 @@ import (
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/journal"
 )
 
-// actor runs step for one session. Its goroutine alone touches these fields;
-// what takes long is done by workers, each of which posts one event when it is
-// done.
+// actor runs step for one session, one event at a time: nobody else touches
+// these fields. What takes long is done by workers, each of which posts one event
+// when it is done.
 type actor struct {
 	session *Session
 	state   state
 	config  *attachment // the newest that was in force
 	busy    int         // workers that have yet to post
 	timer   *time.Timer
+	closing bool
 	giveUp  Instant // when closing is no longer held up by the journal
 
 	dir     string // of the journal
@@ -53,34 +54,26 @@ type (
 		record  *record
 		damaged error
 	}
-	evWorked struct{ event any } // a worker is done
+	evWorked  struct{ event any } // a worker is done
+	evClosing struct{}
 )
 
+// run takes events until there are none left; post starts it again. An idle
+// session so has no goroutine.
 func (a *actor) run() {
 	s := a.session
-	defer close(s.done)
-	a.timer = time.NewTimer(time.Hour)
-	defer a.timer.Stop()
-	closing := s.ctx.Done()
 	for {
-		select {
-		case ev := <-s.mailbox:
+		events := s.queue.take()
+		if events == nil {
+			return
+		}
+		for _, ev := range events {
 			a.handle(ev)
-		case <-a.timer.C:
-			a.step(evTick{})
-		case <-closing:
-			closing = nil
-			a.giveUp = s.clock.Now().Add(closeGrace)
-			if a.store != nil {
-				a.giveUp = s.clock.Now().Add(closeGraceShared)
-			}
-			a.step(evClose{})
 		}
-		if s.news.Swap(false) {
-			a.step(evNews{})
-		}
-		if closing == nil && a.idle() && len(s.mailbox) == 0 {
+		if a.closing && a.idle() && s.queue.end() {
+			a.timer.Stop()
 			a.release()
+			close(s.done)
 			return
 		}
 	}
@@ -93,6 +86,16 @@ func (a *actor) idle() bool {
 	}
 	m := machine{state: a.state}
 	return m.settled() || a.journal == nil || a.session.clock.Now().Boot >= a.giveUp.Boot
+}
+
+func (a *actor) close() {
+	a.closing = true
+	grace := closeGrace
+	if a.store != nil {
+		grace = closeGraceShared
+	}
+	a.giveUp = a.session.clock.Now().Add(grace)
+	a.step(evClose{})
 }
 
 // closeGrace is how long a closing session tries to write what its journal has
@@ -124,6 +127,11 @@ func (a *actor) handle(event any) {
 	}
 	switch ev := event.(type) {
 	case nil:
+	case evClosing:
+		a.close()
+	case evNews:
+		a.session.news.Store(false)
+		a.step(ev)
 	case evLockedAsk:
 		a.keepLock(ev.unlock)
 		a.step(ev.evAsked)
@@ -131,6 +139,8 @@ func (a *actor) handle(event any) {
 		before := a.config
 		a.config = ev.config
 		a.useStore(ev.config.Store)
+		fresh := ev.config.Keys.Subkey(a.session.key, "session")
+		a.state.env.fresh = fresh[:]
 		configured := a.configured(true)
 		configured.reseal = before != nil && !before.Keys.SameFirst(ev.config.Keys)
 		a.step(configured)
@@ -267,7 +277,7 @@ func (a *actor) perform(effect any) {
 // ends.
 func (a *actor) work(f func() any) {
 	a.busy++
-	go func() { a.session.mailbox <- evWorked{f()} }()
+	go func() { a.session.post(evWorked{f()}) }()
 }
 
 func (a *actor) publish(eff effPublish) {

@@ -429,7 +429,7 @@ func (m *machine) lateCommit() {
 // committed: requests may have the new token.
 func (m *machine) committed() {
 	m.over(Answer{})
-	m.note(Note{Kind: NoteRotated, Class: ClassOK, Took: m.attempt.took(m.attempt.commit), Next: m.sched.refreshAt.Wall, Cause: string(m.attempt.cause)})
+	m.note(Note{Kind: NoteRotated, Class: ClassOK, Took: m.attempt.took(m.attempt.commit), Whole: m.now.Sub(m.attempt.began), Next: m.sched.refreshAt.Wall, Cause: string(m.attempt.cause)})
 }
 
 // remember adds the attempt to the history.

@@ -39,10 +39,8 @@ func (a *actor) useStore(store Store) {
 	a.storeID = a.stores
 	s := a.session
 	a.watched = store.Watch(s.key, func() {
-		s.news.Store(true)
-		select {
-		case s.mailbox <- nil: // only so that the actor looks
-		default: // it is busy, and looks when it is done
+		if !s.news.Swap(true) {
+			s.post(evNews{})
 		}
 	})
 }

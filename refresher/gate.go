@@ -291,7 +291,7 @@ func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next 
 		snap := s.cur.Load()
 		v := verdictAgain
 		if snap.mode == modeReady && snap.epoch == p.snap.epoch && snap.generation == p.snap.generation {
-			v = s.ask(ctx, p, at, route)
+			v = s.ask(p, at, route)
 		}
 		switch v {
 		case verdictAgain:
@@ -330,14 +330,10 @@ func (s *Session) enterAgain(ctx context.Context, began time.Time) (Pass, bool, 
 	return p, err == nil, err
 }
 
-func (s *Session) ask(ctx context.Context, p Pass, at Instant, route string) verdict {
+func (s *Session) ask(p Pass, at Instant, route string) verdict {
 	reply := make(chan verdict, 1)
 	ev := evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, at: at, route: route, reply: reply}
-	select {
-	case s.mailbox <- ev:
-	case <-ctx.Done():
-		return verdictPass
-	case <-s.done:
+	if !s.post(ev) {
 		return verdictPass
 	}
 	select {
@@ -366,8 +362,7 @@ func (s *Session) Accepted(p Pass) {
 
 // tell posts what may get lost: the next request will say it again.
 func (s *Session) tell(event any) {
-	select {
-	case s.mailbox <- event:
-	default:
+	if !s.queue.full() {
+		s.post(event)
 	}
 }

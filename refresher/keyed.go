@@ -14,7 +14,8 @@ type environment struct {
 	bootID      string
 	// owner tells this process from the others that share the session.
 	owner uint64
-	// fresh is the key that a session gets with its first record.
+	// fresh is the key that a session gets with its first record: drawn from the
+	// encryption key, so that instances that begin at once have the same.
 	fresh []byte
 	// spread spreads a session's instants over [0,1): the same for everybody who
 	// holds its record.
@@ -22,18 +23,17 @@ type environment struct {
 }
 
 func newEnvironment(clock Clock) environment {
-	env := environment{countsSleep: clock.CountsSleep(), bootID: clock.BootID(), fresh: make([]byte, 32), spread: spread}
-	_, _ = rand.Read(env.fresh) // never fails (crypto/rand)
+	env := environment{countsSleep: clock.CountsSleep(), bootID: clock.BootID(), spread: spread}
 	var owner [8]byte
-	_, _ = rand.Read(owner[:])
+	_, _ = rand.Read(owner[:]) // never fails (crypto/rand)
 	env.owner = binary.BigEndian.Uint64(owner[:])
 	return env
 }
 
 // keyedSum is HMAC-SHA256 of the parts, each with its length before it, cut to
-// 64 bits. Every keyed value of a session comes from it. Their key is random,
-// made with the session's first record and kept in each, so that it outlives a
-// change of the encryption key.
+// 64 bits. Every keyed value of a session comes from it. Their key is made with
+// the session's first record and kept in each, so that it outlives a change of
+// the encryption key.
 func keyedSum(key []byte, purpose string, parts ...string) uint64 {
 	mac := hmac.New(sha256.New, key)
 	var n [8]byte

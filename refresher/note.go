@@ -17,6 +17,7 @@ type Note struct {
 	Reason Reason        // NoteLost
 	Signs  bool          // NoteLost: a source will sign in again
 	Took   time.Duration // of the exchange; NoteClockStepped: by how much
+	Whole  time.Duration // NoteRotated: from the attempt's beginning to the new token's
 	Next   time.Time     // when the next attempt, or the next exchange, is due
 	Err    string
 }

@@ -21,8 +21,8 @@ import (
 // [Session.Attach], and ends with [Session.Close]. All methods may be called at
 // once.
 //
-// One goroutine, the actor, owns the session's state; requests read a published
-// snapshot and take no lock.
+// The actor alone, one event after the other, owns the session's state; requests
+// read a published snapshot and take no lock.
 type Session struct {
 	name  string // as configured
 	key   string // as in file names: lower case
@@ -33,9 +33,10 @@ type Session struct {
 	status  atomic.Pointer[Status]
 	waiting atomic.Int64
 
-	mailbox chan any
-	news    atomic.Bool   // the store may have changed
-	done    chan struct{} // closed when the actor has ended
+	actor actor
+	queue queue
+	news  atomic.Bool   // the store may have changed, and the actor has yet to see
+	done  chan struct{} // closed when the actor has ended
 
 	attached struct {
 		sync.Mutex
@@ -76,12 +77,11 @@ type Config struct {
 
 type attachment struct{ Config }
 
-// New makes a session. Nothing is read or started but its goroutine.
+// New makes a session. Nothing is read or started yet.
 func New(name string, opts Options) *Session {
 	s := &Session{
 		name: name, key: strings.ToLower(name), dir: opts.Dir, clock: opts.Clock,
-		mailbox: make(chan any, 64),
-		done:    make(chan struct{}),
+		done: make(chan struct{}),
 	}
 	if s.clock == nil {
 		s.clock = NewClock()
@@ -89,9 +89,10 @@ func New(name string, opts Options) *Session {
 	s.ctx, s.close = context.WithCancel(context.Background())
 	s.cur.Store(newSnapshot(view{mode: modeComing}, Secret{}, Instant{}, Policy{}.wait()))
 	s.status.Store(&Status{Name: name, State: PhaseHolding})
-	a := &actor{session: s}
-	a.state.env = newEnvironment(s.clock)
-	go a.run()
+	s.actor.session = s
+	s.actor.state.env = newEnvironment(s.clock)
+	s.actor.timer = time.AfterFunc(time.Hour, func() { s.post(evTick{}) })
+	s.actor.timer.Stop()
 	return s
 }
 
@@ -151,11 +152,12 @@ func (s *Session) configured() any {
 }
 
 // post hands an event to the actor, which takes it unless it has ended.
-func (s *Session) post(event any) {
-	select {
-	case s.mailbox <- event:
-	case <-s.done:
+func (s *Session) post(event any) (ok bool) {
+	start, ok := s.queue.put(event)
+	if start {
+		go s.actor.run()
 	}
+	return ok
 }
 
 // Close ends the session: an exchange under way is waited for and its outcome
@@ -163,7 +165,10 @@ func (s *Session) post(event any) {
 // stay good.
 func (s *Session) Close(ctx context.Context) error {
 	s.attached.Lock() // an Attach under way has posted its journal when this is over
-	s.close()
+	if s.ctx.Err() == nil {
+		s.close()
+		s.post(evClosing{})
+	}
 	s.attached.Unlock()
 	select {
 	case <-s.done:
@@ -206,12 +211,8 @@ func (s *Session) Refresh(ctx context.Context) error {
 
 func (s *Session) call(ctx context.Context, event func(chan<- error) any) error {
 	reply := make(chan error, 1)
-	select {
-	case s.mailbox <- event(reply):
-	case <-s.done:
+	if !s.post(event(reply)) {
 		return fmt.Errorf("session %q has ended", s.name)
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 	select {
 	case err := <-reply:

@@ -77,7 +77,7 @@ func (s *simSidecar) profile() Profile {
 func (s *simSidecar) environment() environment {
 	return environment{
 		countsSleep: true, bootID: s.String(), owner: uint64(s.id)<<32 | uint64(s.life),
-		fresh: fmt.Appendf(nil, "key of process %d.%d", s.id, s.life), spread: spread,
+		fresh: []byte("drawn from the fleet's key"), spread: spread,
 	}
 }
 
