@@ -18,9 +18,9 @@ func main() {
 		runRole()
 		return
 	}
-	benchmarks := map[string]func() error{"proxy": benchProxy, "rotation": benchRotation, "memory": benchMemory}
+	benchmarks := map[string]func() error{"proxy": benchProxy, "rotation": benchRotation, "memory": benchMemory, "fleet": benchFleet}
 	if len(os.Args) != 2 || benchmarks[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench proxy|rotation|memory")
+		fmt.Fprintln(os.Stderr, "usage: bench proxy|rotation|memory|fleet")
 		os.Exit(2)
 	}
 	if err := benchmarks[os.Args[1]](); err != nil {
@@ -38,6 +38,13 @@ func runRole() {
 		caddycmd.Main()
 	case "upstream":
 		serveUpstream(os.Args[1])
+	case "issuer":
+		serveIssuer(os.Args[1])
+	case "instance":
+		if err := runInstance(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type fleet struct {
 	again    bool    // another is wanted
 	waiters  bool    // requests wait for what it says
 	failures int
+	failing  Instant // since when
 	next     Instant // after a failure, not before
 	err      string  // of the last; empty: it came
 	slow     int     // attempts in a row that were withdrawn because it takes too long
@@ -38,6 +39,7 @@ type fleet struct {
 	intents []sighting
 	plan    time.Time // when the exchange was announced for, if it was
 	garbage []string
+	claims  []sighting // of the next login
 
 	reading string  // the entry that is being read
 	bad     string  // one that cannot be opened
@@ -119,7 +121,7 @@ func (m *machine) asked(ev evAsked) {
 	switch {
 	case ev.id == 0:
 	case ev.id == m.signIn.ask:
-		m.signInAsked(ev, newer)
+		m.signInAsked(ev.err, newer)
 	case m.stage == stageAsking && ev.id == m.attempt.id:
 		m.attemptAsked(ev, newer)
 	default:
@@ -132,6 +134,7 @@ func (m *machine) asked(ev evAsked) {
 func (m *machine) storeFails(err error) {
 	f := &m.fleet
 	if f.failures == 0 {
+		f.failing = m.now
 		m.note(Note{Kind: NoteStoreFailed, Err: err.Error()})
 	}
 	f.err = err.Error()
@@ -165,6 +168,7 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 		m.compareMarks(!f.opened)
 	}
 	m.sightIntents(found, late)
+	m.sightClaims(found, late)
 	if !found.plan.IsZero() && (f.plan.IsZero() || found.plan.Before(f.plan)) {
 		f.plan = found.plan
 		m.plan()
@@ -226,6 +230,7 @@ func (m *machine) compareMarks(first bool) {
 type found struct {
 	newest  position
 	intents []string // of the generation in use, and marks
+	claims  []string // of the login after the one in use
 	plan    time.Time
 	garbage []string
 }
@@ -248,6 +253,8 @@ func (m *machine) read(names []string) (f found) {
 			}
 		case e.at.before(here):
 			f.garbage = append(f.garbage, name)
+		case e.kind == kindClaim && e.at == m.nextLogin() && e.genuine(m.key()):
+			f.claims = append(f.claims, name)
 		case e.at != here || !e.genuine(m.key()):
 		case e.kind == kindIntent, e.kind == kindQuiet:
 			f.intents = append(f.intents, name)
@@ -423,6 +430,10 @@ func (m *machine) sendLimit() time.Duration { return m.sched.holdOff / 15 }
 
 // intended: the intent is written and the names are here once more (step 6).
 func (m *machine) intended(ev evIntended) {
+	if ev.name == m.signIn.claim && ev.name != "" {
+		m.claimed(ev)
+		return
+	}
 	if m.stage != stagePosting || ev.name != m.fleet.owned {
 		m.emit(effErase{names: []string{ev.name}})
 		return

@@ -15,6 +15,7 @@ import (
 //	t.<epoch>.<generation>                          the end of one: lost, or logged out
 //	i.<epoch>.<generation>.<owner><attempt>.<mac>   an intent: an exchange of this generation
 //	p.<epoch>.<generation>.<milliseconds>.<mac>     a plan: an exchange that was announced
+//	c.<epoch>.<0>.<owner><attempt>.<mac>            a claim: somebody is signing in
 //	q.<epoch>.<generation>.<owner><attempt>.<mac>   quiet: the store had lost its intents
 //
 // Numbers are hexadecimal, 16 digits. The signed ones have no content; the
@@ -29,6 +30,7 @@ const (
 	kindIntent entryKind = 'i'
 	kindPlan   entryKind = 'p'
 	kindQuiet  entryKind = 'q'
+	kindClaim  entryKind = 'c'
 )
 
 // position orders all that a session ever was: its logins, the rotations of
@@ -91,7 +93,7 @@ func parseName(name string) (e entry, ok bool) {
 	switch e.kind {
 	case kindRecord, kindTomb:
 		ok = len(parts) == 3
-	case kindIntent, kindPlan, kindQuiet:
+	case kindIntent, kindPlan, kindQuiet, kindClaim:
 		if ok = len(parts) == 5; ok {
 			e.what, e.mac = parts[3], parts[4]
 		}
@@ -125,7 +127,11 @@ func (e entry) when() (time.Time, bool) {
 
 // ownName is a name that nobody else makes, and this process once an attempt.
 func (m *machine) ownName(kind entryKind) string {
-	return signedName(m.key(), kind, m.rec.position(), fmt.Sprintf("%016x%08x", m.env.owner, uint32(m.attempt.id)))
+	return signedName(m.key(), kind, m.rec.position(), m.ownMark())
+}
+
+func (m *machine) ownMark() string {
+	return fmt.Sprintf("%016x%08x", m.env.owner, uint32(m.attempt.id))
 }
 
 func (m *machine) planName(at time.Time) string {

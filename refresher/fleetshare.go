@@ -49,6 +49,7 @@ func (m *machine) unusableEntry(ev evRead) {
 		detail = ev.err.Error()
 	}
 	m.fleet.bad = ev.name
+	m.fleet.looked = true
 	if m.fleet.said != detail {
 		m.fleet.said = detail
 		m.note(Note{Kind: NoteStoreFailed, Err: detail})
@@ -76,6 +77,9 @@ func (m *machine) takeHeld() {
 func (m *machine) compare(rec *record) {
 	f := &m.fleet
 	f.stored, f.known = rec.position(), rec.position()
+	if !f.looked {
+		m.firstLook()
+	}
 	same := rec.Refresh == m.rec.Refresh
 	if same && rec.Access == m.rec.Access && bytes.Equal(rec.HashKey, m.rec.HashKey) || rec.position().ended {
 		m.unlock()
@@ -306,6 +310,9 @@ func (m *machine) bar() {
 	down := false
 	if f.on && m.profile.RevokesPrevious && m.usable() && !m.expired() && m.failures == 0 && !m.sched.refreshAt.IsZero() && !f.doomed() {
 		from := m.sched.refreshAt.Add(-m.skew() - min(m.policy.drain(), m.sched.lead/6, settleAfter))
+		if half := m.received.Add(m.sched.refreshAt.Sub(m.received) / 2); from.Boot < half.Boot {
+			from = half // a short generation is not for waiting
+		}
 		until := m.sched.refreshAt.Add(m.policy.wait())
 		down = m.reached(from) && !m.reached(until)
 		switch {

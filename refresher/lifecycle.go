@@ -44,7 +44,7 @@ type seed struct {
 type signIn struct {
 	running  bool
 	ask      uint64  // the question to the store that comes before it
-	unlocked int     // times in a row that the lock could not be had
+	claim    string  // what tells the others of it
 	at       Instant // when it last succeeded
 	failures int
 	next     Instant
@@ -159,26 +159,7 @@ func (m *machine) beginSignIn() {
 		m.emit(effFetch{signIn: m.signIn.running})
 		return
 	}
-	// One at a time in a fleet: a second login may end the first.
-	m.attempt.id++
-	m.signIn.ask = m.attempt.id
-	m.emit(effAsk{id: m.signIn.ask, lock: lockWait})
-}
-
-// signInAsked: the store knows of no login, or does.
-func (m *machine) signInAsked(ev evAsked, newer bool) {
-	m.signIn.ask = 0
-	if ev.err == nil && !newer && !m.usable() {
-		m.signIn.unlocked++
-		if ev.locked || m.signIn.unlocked >= 3 {
-			m.signIn.unlocked = 0
-			m.emit(effFetch{signIn: true})
-			return
-		}
-	}
-	m.signIn.running = false
-	m.signIn.next = m.now.Add(signInBackoff(3))
-	m.unlock()
+	m.claimSignIn()
 }
 
 // mayReturn reports whether a session without a usable pair can get one by
@@ -200,7 +181,7 @@ func (m *machine) noSeed(ev evNoSeed) {
 	err := ev.err
 	m.looking = false
 	if ev.signIn {
-		m.unlock()
+		m.unclaim()
 	}
 	if !ev.signIn {
 		if !errors.Is(err, ErrNoPair) {

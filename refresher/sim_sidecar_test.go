@@ -168,7 +168,7 @@ func (s *simSidecar) perform(effect any) {
 		if eff.note.Kind == NoteLost {
 			s.lost(eff.note.Reason)
 		}
-		if eff.note.Kind == NoteForked {
+		if eff.note.Kind == NoteForked && !w.store.wiped {
 			w.fail("a pair that does not follow from the one in use")
 		}
 	case effPrepare:

@@ -16,6 +16,7 @@ type simStore struct {
 	old       map[string]*record // as a replica has it
 	push      bool
 	downUntil time.Duration
+	wiped     bool // once
 
 	holder    *simSidecar
 	heldUntil time.Duration
@@ -33,6 +34,7 @@ func (st *simStore) holds(refresh string) bool {
 func (st *simStore) wipe() {
 	w := st.w
 	w.note("the store restarts and has forgotten everything")
+	st.wiped = true
 	w.troubled()
 	for _, n := range w.issuer.flying {
 		if n > 0 {

@@ -184,9 +184,10 @@ func (w *world) everySecond() {
 	}
 	if w.chance(f.suspend) {
 		d := w.between(time.Second, 90*time.Second)
-		w.note("all machines sleep for %v", d)
-		w.troubled()
-		w.advance(w.now.Boot + d)
+		w.note("all machines sleep")
+		for _, s := range w.sidecars {
+			s.stop(d)
+		}
 	}
 	if w.chance(f.clockStep) {
 		d := w.between(-time.Hour, time.Hour)

@@ -120,6 +120,16 @@ func (a *actor) tell(n Note) {
 		log.Error("signing in failed (retrying)", fields...)
 	case NoteSourceFailed:
 		log.Error("reading a token source failed (continuing)", fields...)
+	case NoteJoined:
+		log.Info("another instance has rotated", fields...)
+	case NoteStoreBack:
+		log.Info("the shared store answers again", fields...)
+	case NoteStoreFailed:
+		log.Error("the shared store cannot be used (retrying)", fields...)
+	case NoteStoreRegressed:
+		log.Error("the shared store has lost what it held", fields...)
+	case NoteForked:
+		log.Error("the shared store holds another line of pairs", fields...)
 	case NoteJournalFailed:
 		log.Error("writing the journal failed (retrying)", fields...)
 	case NoteNoExpiry:

@@ -103,8 +103,12 @@ func (m *machine) askStore(ev evUnauthorized) (verdict, bool) {
 		}
 		return verdictPass, false
 	}
-	if f.failures > 0 || ev.reply == nil {
+	if ev.reply == nil {
 		return verdictPass, false
+	}
+	if f.failures > 0 { // a short trouble is waited out
+		f.waiters = m.now.Sub(f.failing) < min(storePatience, m.policy.wait()/2)
+		return verdictWait, f.waiters
 	}
 	if f.asked.Boot < at.Boot || f.reading != "" || f.doom != nil || m.foreignYoung() {
 		f.waiters = true
@@ -115,6 +119,10 @@ func (m *machine) askStore(ev evUnauthorized) (verdict, bool) {
 	}
 	return verdictPass, false
 }
+
+// storePatience is how long a request that was refused waits for a store that
+// fails.
+const storePatience = 3 * time.Second
 
 // accepted: the upstream took the access token after the hold-off of an unknown
 // outcome, so the exchange had not been committed.

@@ -69,7 +69,13 @@ func (c *Conn) Do(ctx context.Context, r Request) Outcome {
 	ctx, cancel := context.WithTimeout(ctx, c.client.timeout())
 	defer cancel()
 	defer c.Close()
-	stop := context.AfterFunc(ctx, c.Close)
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			c.Close()
+			return
+		}
+		time.AfterFunc(2*lookTime, c.Close) // the connection's own deadline comes first
+	})
 	defer stop()
 
 	msg, err := r.serialise(c.url)
@@ -94,11 +100,35 @@ func (c *Conn) Do(ctx context.Context, r Request) Outcome {
 		out.Err = fmt.Errorf("write the request: %w", fault(ctx, err))
 		return out
 	}
-	readAnswer(stream, &out)
+	readAnswer(&lastLook{conn: stream, ctx: ctx}, &out)
 	if out.Err != nil {
 		out.Err = fault(ctx, out.Err)
 	}
 	return out
+}
+
+// lookTime is how long an answer is read on that has arrived by the time the
+// process looks.
+const lookTime = 50 * time.Millisecond
+
+// lastLook reads for a moment more when its time has been over for a while: the
+// process stood still, and what has arrived since is an answer. To throw it away
+// would be to lose the session.
+type lastLook struct {
+	conn   net.Conn
+	ctx    context.Context // of the exchange
+	looked bool
+}
+
+func (l *lastLook) Read(p []byte) (int, error) {
+	n, err := l.conn.Read(p)
+	deadline, _ := l.ctx.Deadline()
+	if n > 0 || l.looked || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(deadline) < lookTime {
+		return n, err
+	}
+	l.looked = true
+	_ = l.conn.SetReadDeadline(time.Now().Add(lookTime))
+	return l.conn.Read(p)
 }
 
 // Close ends the connection; after [Conn.Do] it does nothing. It may be called

@@ -1,0 +1,7 @@
+//go:build chaos
+
+package chaos
+
+import "syscall"
+
+func dieWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
