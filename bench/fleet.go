@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,6 +150,14 @@ func runInstance(args []string) error {
 		}
 	}
 	fmt.Printf("%d sessions: %.2f KiB each\n", count, float64(used()-before)/1024/float64(count))
+	if path := os.Getenv("BENCH_HEAP"); path != "" {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		_ = pprof.Lookup("heap").WriteTo(f, 0)
+		_ = f.Close()
+	}
 	<-time.After(fleetLife)
 	told.mu.Lock()
 	told.rotated, told.whole, told.failures = 0, nil, 0

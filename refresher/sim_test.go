@@ -54,7 +54,11 @@ func simulate(number uint64, mut mutation) *world {
 	w.run(w.now.Boot + 2*time.Minute)
 	w.calm = true
 	w.note("calm")
-	w.run(w.now.Boot + 2*w.issuer.life + time.Minute)
+	over := w.now.Boot
+	for _, s := range w.sidecars {
+		over = max(over, s.stopUntil, s.cutUntil)
+	}
+	w.run(over + 2*w.issuer.life + time.Minute)
 	w.wantFresh()
 	return w
 }
