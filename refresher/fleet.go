@@ -396,7 +396,7 @@ func (m *machine) attemptAsked(ev evAsked, newer bool) {
 	m.stage = stageIdle
 	at, _, ok := m.nextAttempt()
 	m.stage = stageAsking
-	if newer || !ok || !m.reached(at) || !m.allQuiet() {
+	if newer || !ok || !m.reached(at) || !m.allQuiet() || !m.mayBegin() {
 		m.fleet.rest = m.now.Add(pollNear) // never in a tight loop
 		m.quit(nil)
 		return
@@ -445,7 +445,7 @@ func (m *machine) intended(ev evIntended) {
 	}
 	newer := m.sighted(ev.at, ev.names, ev.pushes)
 	switch {
-	case newer || m.rec.Lost != "":
+	case newer, m.rec.Lost != "", m.fleet.stored != m.rec.position(): // the last: it has forgotten, also what others intend
 		m.withdraw("")
 	case !m.allQuiet():
 		u := m.spread(m.env.owner ^ m.attempt.id)

@@ -158,6 +158,7 @@ func TestARecordCutOrFlippedNeverOpens(t *testing.T) {
 func FuzzStep(f *testing.F) {
 	f.Add([]byte{0}, uint8(0))
 	f.Add([]byte{0, 10, 3, 9, 1, 2, 4, 4, 5, 4, 20, 7}, uint8(1))
+	f.Add([]byte{31, 17, 31, 66, 31, 31, 28, 60, 92, 124, 156, 31, 188, 31, 12, 31}, uint8(64))
 	f.Add([]byte("a longer one, that goes through more of it, perhaps \x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c"), uint8(7))
 	f.Fuzz(runScript)
 }
@@ -177,7 +178,10 @@ func TestRandomEvents(t *testing.T) {
 func runScript(t *testing.T, script []byte, kind uint8) {
 	profiles := []Profile{strict, lenient, {RevokesPrevious: true, ReuseInterval: 5 * time.Second}, {NeedsAccess: true, AcceptsExpired: true, HoldOff: time.Second}}
 	lives := []time.Duration{2 * time.Second, time.Minute, time.Hour, 0}
-	r := unopenedRig(t, profiles[kind%4], lives[kind/4%4], func(r *rig) { r.conf.signsIn = kind&128 != 0 })
+	r := unopenedRig(t, profiles[kind%4], lives[kind/4%4], func(r *rig) {
+		r.conf.signsIn = kind&128 != 0
+		r.conf.store = uint64(kind >> 6 & 1)
+	})
 	r.step(evOpened{})
 	inv := invariants{saved: map[uint64]record{}}
 	for _, b := range script {
@@ -247,7 +251,14 @@ func (r *rig) fuzzed(what byte, arg time.Duration) {
 		if arg == 7 {
 			r.step(evClose{})
 		}
+	case 28, 29:
+		r.fuzzedFleet(arg)
 	default: // straight on
+		if r.state.fleet.on {
+			r.lists()
+			r.shares(nil)
+			r.asks()
+		}
 		if r.state.stage == stagePreparing {
 			r.step(evPrepared{attempt: id, conn: rigConn{r}})
 		}
@@ -255,6 +266,34 @@ func (r *rig) fuzzed(what byte, arg time.Duration) {
 			r.step(evDrained{attempt: id})
 		}
 		r.saved(nil)
+		if r.state.stage == stagePosting {
+			r.intends()
+		}
+	}
+}
+
+// fuzzedFleet is a step of a script that is about the store.
+func (r *rig) fuzzedFleet(arg time.Duration) {
+	next := r.successor()
+	switch arg {
+	case 0:
+		r.lists()
+	case 1:
+		r.lists(r.foreign())
+	case 2:
+		r.lists(next.position().name())
+	case 3:
+		r.step(evIntended{name: r.state.fleet.owned, at: r.now, names: r.names(r.foreign())})
+	case 4:
+		r.asks(r.foreign())
+	case 5:
+		r.step(evRead{name: r.state.fleet.reading, rec: next})
+	case 6:
+		r.step(evAsked{at: r.now, err: errTest})
+		r.step(evIntended{name: r.state.fleet.owned, at: r.now, err: errTest})
+	default:
+		r.shares(ErrStored)
+		r.step(evEnd{reply: make(chan error, 1)})
 	}
 }
 
@@ -268,13 +307,13 @@ func (inv *invariants) check(t *testing.T, before state, r *rig, effects []any) 
 	if s.rec.Epoch < before.rec.Epoch || s.rec.Epoch == before.rec.Epoch && s.rec.Generation < before.rec.Generation {
 		t.Fatalf("from %d.%d back to %d.%d", before.rec.Epoch, before.rec.Generation, s.rec.Epoch, s.rec.Generation)
 	}
-	if s.attempt.id > before.attempt.id && before.stage != stageIdle && before.stage != stageCommitting && r.state.stage != stagePreparing {
+	if s.attempt.id > before.attempt.id && before.stage != stageIdle && before.stage != stageCommitting && r.state.stage != stagePreparing && !s.fleet.on {
 		t.Fatalf("attempt %d begins in stage %d of %d", s.attempt.id, before.stage, before.attempt.id)
 	}
 	if s.attempt.gated && s.stage == stageIdle {
 		t.Fatal("at rest, with the gate closed")
 	}
-	if s.stage == stageIdle && len(s.waiting) > 0 {
+	if s.stage == stageIdle && len(s.waiting) > 0 && !s.fleet.on {
 		t.Fatal("at rest, and a caller of Refresh still waits")
 	}
 	for _, e := range effects {
@@ -291,6 +330,9 @@ func (inv *invariants) check(t *testing.T, before state, r *rig, effects []any) 
 			}
 			if before.stage == stageSending {
 				t.Fatal("sent twice")
+			}
+			if s.fleet.on && (s.fleet.owned == "" || s.fleet.stored != s.rec.position()) {
+				t.Fatalf("sent without an intent in the store, or of a pair that is not there: owned %q, stored %v, here %v", s.fleet.owned, s.fleet.stored, s.rec.position())
 			}
 		case effPublish:
 			if e.view.mode == modeReady && (!s.rec.hasPair() || s.rec.Lost != "" || e.token.IsZero()) {
