@@ -39,6 +39,7 @@ type actor struct {
 type store interface {
 	Read() (sealed []byte, ok bool, err error)
 	Write(sealed []byte) error
+	Rest() error // until the next one
 	Close() error
 }
 
@@ -248,7 +249,13 @@ func (a *actor) perform(effect any) {
 		a.drain(eff)
 	case effSave:
 		keys := a.config.Keys
-		a.work(func() any { return evSaved{version: eff.version, err: a.save(eff.rec, keys)} })
+		a.work(func() any {
+			err := a.save(eff.rec, keys)
+			if eff.rest && a.journal != nil {
+				_ = a.journal.Rest() // what was written is on the disk
+			}
+			return evSaved{version: eff.version, err: err}
+		})
 	case effSend:
 		timeout := orDefault(a.config.Issuer.Profile().Timeout, defaultTimeout)
 		a.work(func() any {

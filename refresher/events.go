@@ -88,6 +88,7 @@ type (
 	effSave struct {
 		version uint64
 		rec     record
+		rest    bool // no further write is to be expected soon
 	}
 	effSend struct {
 		conn Exchange

@@ -304,6 +304,7 @@ func (s *Session) openIn(dir string, keys *journal.Keyring) (ev evJournal, err e
 	case ok:
 		ev.record, ev.damaged = vault{ring: keys, name: s.key}.open(sealed)
 	}
+	_ = ev.journal.Rest()
 	return ev, nil
 }
 

@@ -125,6 +125,12 @@ func (j *Journal) Write(body []byte) error {
 	if err := j.settle(); err != nil {
 		return err
 	}
+	// Both: the next write must not fail for want of a descriptor.
+	for i := range j.slots {
+		if err := j.reopen(&j.slots[i]); err != nil {
+			return err
+		}
+	}
 	// The first body is written to both slots: from its acknowledgement on no
 	// genesis is left to which damage could fall back.
 	for first := j.seq == 0; ; first = false {
@@ -141,11 +147,23 @@ func (j *Journal) Write(body []byte) error {
 	}
 }
 
+// Rest gives the file descriptors back until the next Read or Write: thousands of
+// journals that are seldom written need not hold them.
+func (j *Journal) Rest() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.rest()
+}
+
 // Close closes the files. Later calls return nil.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.closed = true
+	return j.rest()
+}
+
+func (j *Journal) rest() error {
 	var errs []error
 	for i := range j.slots {
 		if s := &j.slots[i]; s.f != nil {
