@@ -98,7 +98,7 @@ type tally struct {
 	mu       sync.Mutex
 	rotated  int
 	whole    []time.Duration
-	failures int
+	failures map[string]int
 }
 
 func (t *tally) observe(n refresher.Note) {
@@ -109,7 +109,7 @@ func (t *tally) observe(n refresher.Note) {
 		t.rotated++
 		t.whole = append(t.whole, n.Whole)
 	case refresher.NoteExchangeFailed, refresher.NoteUncertain, refresher.NoteLost, refresher.NoteStoreFailed:
-		t.failures++
+		t.failures[fmt.Sprint(n.Kind, ": ", n.Err)]++
 	}
 }
 
@@ -134,7 +134,7 @@ func runInstance(args []string) error {
 		return err
 	}
 	defer store.Close()
-	var told tally
+	told := tally{failures: map[string]int{}}
 	before := used()
 	sessions := make([]*refresher.Session, count)
 	for i := range sessions {
@@ -160,7 +160,7 @@ func runInstance(args []string) error {
 	}
 	<-time.After(fleetLife)
 	told.mu.Lock()
-	told.rotated, told.whole, told.failures = 0, nil, 0
+	told.rotated, told.whole, told.failures = 0, nil, map[string]int{}
 	told.mu.Unlock()
 	const span = 60 * time.Second
 	<-time.After(span)
@@ -170,7 +170,7 @@ func runInstance(args []string) error {
 		return errors.New("nothing was rotated")
 	}
 	slices.Sort(told.whole)
-	fmt.Printf("%d rotations in %v: %.0f a second, from beginning to end p50 %v, p99 %v, worst %v; %d failures\n",
+	fmt.Printf("%d rotations in %v: %.0f a second, from beginning to end p50 %v, p99 %v, worst %v; failures: %v\n",
 		told.rotated, span, float64(told.rotated)/span.Seconds(),
 		told.whole[len(told.whole)/2].Round(time.Millisecond), told.whole[len(told.whole)*99/100].Round(time.Millisecond),
 		told.whole[len(told.whole)-1].Round(time.Millisecond), told.failures)

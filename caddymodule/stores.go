@@ -321,7 +321,7 @@ func holdStore(mod StoreModule) (*sharedStore, error) {
 	key := string(mod.CaddyModule().ID) + " " + hex.EncodeToString(settings[:])
 	v, _, err := sharedStores.LoadOrNew(key, func() (caddy.Destructor, error) {
 		logger := new(lastLogger)
-		store, err := mod.OpenStore(zap.New(logCore{logger: logger}))
+		store, err := mod.OpenStore(zap.New(logCore{logger: logger}).Named(appName))
 		if err != nil {
 			return nil, err
 		}

@@ -108,7 +108,6 @@ func (m *machine) join(rec *record) {
 			return
 		}
 	}
-	was := m.rec.Lost
 	m.rec = *rec
 	m.rec.Intent = nil
 	m.received = m.receivedThere()
@@ -124,9 +123,6 @@ func (m *machine) join(rec *record) {
 	case m.rec.Lost != "":
 		m.note(Note{Kind: NoteLost, Reason: m.rec.Lost, Err: m.rec.Detail, Signs: m.mayReturn()})
 		m.answerWaiting(errors.New(m.rec.Detail))
-	case was != "":
-		m.note(Note{Kind: NoteReauthenticated, Next: m.sched.refreshAt.Wall})
-		m.answerWaiting(nil)
 	default:
 		m.note(Note{Kind: NoteJoined, Next: m.sched.refreshAt.Wall})
 		m.answerWaiting(nil)

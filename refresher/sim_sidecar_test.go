@@ -77,8 +77,16 @@ func (s *simSidecar) profile() Profile {
 func (s *simSidecar) environment() environment {
 	return environment{
 		countsSleep: true, bootID: s.String(), owner: uint64(s.id)<<32 | uint64(s.life),
-		fresh: []byte("drawn from the fleet's key"), spread: spread,
+		fresh: []byte("drawn from the fleet's key"), spread: s.spread,
 	}
+}
+
+// spread is the production's, unless all instances are to begin at once.
+func (s *simSidecar) spread(key []byte, epoch, generation, n uint64) float64 {
+	if s.w.faults.together && !s.w.calm && n > 1<<20 {
+		return 0.5
+	}
+	return spread(key, epoch, generation, n)
 }
 
 func (s *simSidecar) crash(why string) {
@@ -142,6 +150,9 @@ func (s *simSidecar) step(event any) {
 	}
 	var effects []any
 	s.state, effects = step(s.state, s.clock(), event)
+	if s.w.mut.noHoldOff {
+		s.state.sched.holdOff = 1
+	}
 	for _, eff := range effects {
 		s.perform(eff)
 	}
@@ -355,6 +366,9 @@ func (s *simSidecar) send(p Pair) {
 		default:
 			if s.up && s.life == life && !answered {
 				s.coming = next.Refresh.Reveal()
+				if w.chance(w.faults.stopAtCommit) {
+					s.stop(w.between(50*time.Millisecond, 15*time.Second))
+				}
 			}
 			reply(Answer{Class: ClassOK, Status: 200, Pair: next})
 		}

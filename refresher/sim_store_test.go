@@ -218,7 +218,7 @@ func (s *simSidecar) lock(eff effAsk) {
 	limit := w.now.Boot + eff.lock
 	var try func()
 	try = func() {
-		if st.holder == nil || w.now.Boot >= st.heldUntil {
+		if st.holder == nil || w.now.Boot >= st.heldUntil || w.chance(w.faults.staleLease) {
 			st.holder, st.heldUntil, locked = s, w.now.Boot+3*time.Second, true
 			ask()
 			return

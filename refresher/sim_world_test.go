@@ -58,7 +58,9 @@ type faults struct {
 	storeError, replyLost, lateWrite float64 // per call
 	cut, storeDown, wipe             float64 // per second: one instance is cut off, all are; all is forgotten
 	pause                            float64 // per second: a process stands still
-	stopAtSend                       float64 // per exchange: just before it is sent
+	stopAtSend, stopAtCommit         float64 // per exchange: just before it is sent, just after it was committed
+	staleLease                       float64 // per lock: two hold it
+	together                         bool    // all begin in the same instant
 	crashAtStore                     float64 // per call
 	newMachine                       float64 // per crash: the journal is gone
 	skew                             time.Duration
@@ -155,6 +157,9 @@ func (w *world) swarm() {
 	w.faults.wipe = pick(0.02)
 	w.faults.pause = pick(0.05)
 	w.faults.stopAtSend = pick(0.3)
+	w.faults.stopAtCommit = pick(0.3)
+	w.faults.staleLease = pick(1)
+	w.faults.together = w.rng.IntN(3) == 0
 	w.faults.crashAtStore = pick(0.03)
 	w.faults.newMachine = pick(0.5)
 	if w.rng.IntN(3) == 0 {

@@ -321,7 +321,7 @@ func (m *machine) configure(ev evConfigured) {
 func (m *machine) plan() {
 	if m.rec.hasPair() {
 		prof := m.profile
-		if m.fleet.on && prof.HoldOff == 0 {
+		if m.fleet.on { // the others count from when they see the intent (contract 3b)
 			prof.HoldOff = max(3*orDefault(prof.Timeout, defaultTimeout), holdOff(prof, 0))
 		}
 		m.sched = plan(m.policy, prof, m.received, m.rec.Left, m.rec.Expires, m.spread(0))

@@ -305,7 +305,7 @@ func (i *instance) logged(t testing.TB) {
 		switch {
 		case l.Msg == "token pair rotated":
 			e.Op = OpRotated
-		case l.Msg == "joined":
+		case l.Msg == "another instance has rotated":
 			e.Op = OpJoined
 		case strings.HasPrefix(l.Msg, "session started"):
 			e.Op = OpStarted

@@ -19,7 +19,7 @@ import (
 // folder is a store in the folder of a [certmagic.FileStorage], in files that
 // this reads, too.
 type folder struct {
-	base string // <folder>/token_refresh
+	base string // <folder>/token_refresh/store
 
 	mu    sync.Mutex
 	locks map[*journal.Lock]struct{} // held

@@ -1,6 +1,6 @@
 // Package storage keeps what a fleet shares in Caddy's storage, whatever module
 // that is. The value under a name of a session is the key
-// token_refresh/<session>/<name>.
+// token_refresh/store/<session>/<name>: sessions' own journals may lie beside it.
 //
 // In files on one machine, or on a file system that machines share, everything
 // [refresher.Store] asks for holds as far as the file system gives it. Other
@@ -23,7 +23,10 @@ import (
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
 
-const root = "token_refresh"
+const (
+	root       = "token_refresh/store"
+	lockPrefix = "token_refresh_"
+)
 
 // unlockWait is how long an Unlock may take before it is left alone.
 const unlockWait = 2 * time.Second
@@ -162,7 +165,7 @@ func (k *keys) Lock(ctx context.Context, session string) (unlock func(), err err
 	}
 	held, end := context.WithCancel(context.WithoutCancel(ctx))
 	locked := make(chan error, 1)
-	go func() { locked <- k.storage.Lock(held, root+"_"+session) }()
+	go func() { locked <- k.storage.Lock(held, lockPrefix+session) }()
 	select {
 	case err := <-locked:
 		if err != nil {
@@ -192,7 +195,7 @@ func (k *keys) unlock(ctx context.Context, session string) {
 	go func() {
 		defer close(done)
 		defer cancel()
-		if err := k.storage.Unlock(ctx, root+"_"+session); err != nil {
+		if err := k.storage.Unlock(ctx, lockPrefix+session); err != nil {
 			k.logger.Warn("a lock in Caddy's storage was lost or could not be released", zap.String("session", session), zap.Error(err))
 		}
 	}()

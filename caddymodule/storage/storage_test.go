@@ -53,10 +53,10 @@ func TestFilesAreThoseOfTheStorage(t *testing.T) {
 	if err := s.Create(ctx, "a.b", "1.c", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	if value, err := files.Load(ctx, "token_refresh/a.b/1.c"); err != nil || string(value) != "x" {
+	if value, err := files.Load(ctx, "token_refresh/store/a.b/1.c"); err != nil || string(value) != "x" {
 		t.Errorf("the storage loads %q, %v", value, err)
 	}
-	path := filepath.Join(dir, "token_refresh", "a.b")
+	path := filepath.Join(dir, "token_refresh", "store", "a.b")
 	if info, err := os.Stat(filepath.Join(path, "1.c")); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the file: %v, %v", info, err)
 	}
@@ -72,7 +72,7 @@ func TestStrangersInTheFolderAreNotListed(t *testing.T) {
 	if err := s.Create(t.Context(), "s", "a", nil); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "token_refresh", "s")
+	path := filepath.Join(dir, "token_refresh", "store", "s")
 	for _, name := range []string{"~123", "Upper", "a-b", ".hidden~"} {
 		if err := os.WriteFile(filepath.Join(path, name), nil, 0o600); err != nil {
 			t.Fatal(err)
