@@ -24,6 +24,9 @@ type fleet struct {
 	asking   bool    // one is on its way
 	asked    Instant // when the newest that has arrived was asked for
 	again    bool    // another is wanted
+	news     bool    // something has changed there
+	look     Instant // and this is when to look
+	wrote    Instant // when we last wrote to it
 	waiters  bool    // requests wait for what it says
 	failures int
 	failing  Instant // since when
@@ -94,7 +97,7 @@ func (m *machine) ask() {
 	case f.asking:
 		f.again = true
 	default:
-		f.asking, f.again = true, false
+		f.asking, f.again, f.news = true, false, false
 		m.emit(effAsk{})
 	}
 }
@@ -420,7 +423,7 @@ func (m *machine) quit(err error) {
 func (m *machine) intend() {
 	m.stage = stagePosting
 	m.attempt.posted = m.now
-	m.fleet.owned = m.ownName(kindIntent)
+	m.fleet.owned, m.fleet.wrote = m.ownName(kindIntent), m.now
 	m.emit(effIntend{name: m.fleet.owned})
 }
 
@@ -487,7 +490,7 @@ func (m *machine) withdraw(why string) {
 func (m *machine) disown() {
 	if m.fleet.owned != "" {
 		m.emit(effErase{names: []string{m.fleet.owned}})
-		m.fleet.owned = ""
+		m.fleet.owned, m.fleet.wrote = "", m.now
 	}
 }
 

@@ -169,7 +169,7 @@ func (m *machine) share() {
 		m.wakeAt(f.shareNext)
 		return
 	}
-	f.sharing = true
+	f.sharing, f.wrote = true, m.now
 	rec := m.rec
 	rec.Intent, rec.Kept = nil, ""
 	eff := effShare{at: here, rec: rec}
@@ -197,6 +197,7 @@ func (m *machine) shared(ev evShared) {
 	switch {
 	case ev.err == nil:
 		f.shareFailures, f.shareNext, f.sharedAt = 0, Instant{}, m.now
+		f.wrote = m.now
 		if f.stored.before(ev.at) {
 			f.stored, f.known = ev.at, ev.at
 		}
@@ -231,6 +232,22 @@ func (m *machine) firstLook() {
 	m.emit(effFetch{lying: true})
 }
 
+// heard: something has changed in the store. Where we have just written to it
+// ourselves, that is most likely all; one look, a little later, is enough for
+// whatever else there is.
+func (m *machine) heard() {
+	f := &m.fleet
+	at := m.now
+	if !f.wrote.IsZero() && m.now.Sub(f.wrote) < echo || f.owned != "" {
+		at = m.now.Add(2 * echo)
+	}
+	if !f.news || at.Boot < f.look.Boot {
+		f.news, f.look = true, at
+	}
+}
+
+const echo = 100 * time.Millisecond
+
 // poll asks the store when it is time. Where it pushes, that is next to never.
 func (m *machine) poll() {
 	f := &m.fleet
@@ -240,6 +257,9 @@ func (m *machine) poll() {
 	at := f.asked.Add(m.pollEvery())
 	if f.asked.IsZero() || f.again || f.doom != nil && f.asked.Boot < f.doom.at.Boot {
 		at = m.now
+	}
+	if f.news && f.look.Boot < at.Boot {
+		at = f.look
 	}
 	if f.failures > 0 {
 		at = f.next

@@ -165,7 +165,7 @@ func step(s state, now Instant, event any) (state, []any) {
 	case evEnd:
 		m.logOut(ev.reply)
 	case evNews:
-		m.ask()
+		m.heard()
 	case evAsked:
 		m.asked(ev)
 	case evIntended:
