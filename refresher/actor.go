@@ -133,6 +133,8 @@ func (a *actor) handle(event any) {
 	case evNews:
 		a.session.news.Store(false)
 		a.step(ev)
+	case evStored:
+		a.fromStore(ev)
 	case evLockedAsk:
 		a.keepLock(ev.unlock)
 		a.step(ev.evAsked)
@@ -293,6 +295,7 @@ func (a *actor) publish(eff effPublish) {
 	if eff.barred {
 		snap.bar()
 	}
+	snap.follow(old)
 	a.session.cur.Store(snap)
 	close(old.next)
 	if old.generation > 0 && snap.generation > old.generation {

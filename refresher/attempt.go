@@ -171,7 +171,7 @@ func (m *machine) drained(ev evDrained) {
 // record writes the intent. It comes after the drain, so that a crash while
 // draining is known to have sent nothing.
 func (m *machine) record() {
-	in := intent{At: m.now.Wall, AtBoot: m.now.Boot, BootID: m.env.bootID}
+	in := intent{At: m.now.Wall, AtBoot: m.now.Boot, BootID: m.env.bootID, Shared: m.fleet.on}
 	if m.attempt.prior != nil {
 		in.Retries = m.attempt.prior.Retries + 1
 		if m.reuse() > 0 {

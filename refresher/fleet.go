@@ -88,6 +88,23 @@ const (
 	clockSkew = 500 * time.Millisecond
 )
 
+// changeStore goes over to another store, or to none. What was tried is not
+// forgotten: the new one knows nothing of it.
+func (m *machine) changeStore(store uint64) {
+	m.stop("the configuration has changed")
+	m.unlock()
+	tried := slices.Clone(m.fleet.intents)
+	for i := range tried {
+		tried[i].own = true
+	}
+	m.fleet = fleet{on: store != 0, store: store, intents: tried, owned: m.fleet.owned}
+	if !m.signIn.fetching {
+		m.signIn.running = false // the answer that it waits for is the old store's
+	}
+	m.signIn.ask, m.signIn.claim = 0, ""
+	m.shown = view{}
+}
+
 // ask has the names listed, once more if they are being listed already: what is
 // on its way may be old.
 func (m *machine) ask() {
@@ -106,11 +123,12 @@ func (m *machine) ask() {
 // sign-ins ask, each with the lock.
 func (m *machine) asked(ev evAsked) {
 	f := &m.fleet
-	if !f.on {
-		return
-	}
 	if ev.locked {
 		f.locked = true
+	}
+	if !f.on {
+		m.unlock()
+		return
 	}
 	if ev.id == 0 {
 		f.asking = false
@@ -176,8 +194,8 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 		f.plan = found.plan
 		m.plan()
 	}
-	if !m.usable() || m.expired() || m.upstream401 {
-		f.bad = "" // nothing is left that it could harm
+	if !m.usable() || m.expired() || m.upstream401 || f.bad != found.newest.name() {
+		f.bad = "" // nothing is left that it could harm, or it is gone
 	}
 	newer = here.before(found.newest)
 	if !newer && !late {
@@ -192,7 +210,7 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 		m.firstLook()
 	}
 	m.reconcile()
-	if d := f.doom; d != nil && !newer && at.Boot >= d.at.Boot && !m.foreignYoung() {
+	if d := f.doom; d != nil && (!newer || f.bad != "") && at.Boot >= d.at.Boot && !m.foreignYoung() {
 		f.doom = nil
 		m.loseNow(d.reason, d.detail)
 	}
@@ -354,15 +372,18 @@ func (m *machine) reconcile() {
 			quiet = later(quiet, m.quietFrom(s))
 		}
 	}
+	if attempts == 0 && len(f.intents) > 0 {
+		return // only marks: the store has forgotten what was tried, the journal may not have
+	}
 	if attempts == 0 {
-		if m.rec.Intent != nil && !f.newest.before(m.rec.position()) {
+		if in := m.rec.Intent; in != nil && in.Shared && !f.newest.before(m.rec.position()) {
 			m.rec.Intent = nil // it never got to the store, so nothing was sent
 			m.changed()
 		}
 		return
 	}
 	if m.rec.Intent == nil {
-		m.rec.Intent = &intent{At: m.now.Wall, AtBoot: m.now.Boot, BootID: m.env.bootID, Unknown: true}
+		m.rec.Intent = &intent{At: m.now.Wall, AtBoot: m.now.Boot, BootID: m.env.bootID, Unknown: true, Shared: true}
 		m.witnessed = false
 		m.next = Instant{}
 	}

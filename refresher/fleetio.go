@@ -53,14 +53,40 @@ func (a *actor) keepLock(unlock func()) {
 	a.locked = unlock
 }
 
+// evStored is an event from the store that was the numbered one.
+type evStored struct {
+	store uint64
+	event any
+}
+
+// atStore is work whose event counts only as long as the store is the same.
+func (a *actor) atStore(f func() any) {
+	id := a.storeID
+	a.work(func() any { return evStored{id, f()} })
+}
+
+// fromStore takes what a store has answered.
+func (a *actor) fromStore(ev evStored) {
+	if ev.store == a.storeID {
+		a.handle(ev.event)
+		return
+	}
+	if locked, ok := ev.event.(evLockedAsk); ok {
+		a.work(func() any { locked.unlock(); return nil })
+	}
+}
+
 // performShared carries out what a state wants of the shared store.
 func (a *actor) performShared(effect any) {
 	s, store, cfg := a.session, a.store, a.config
+	if store == nil {
+		return // it was taken away in between
+	}
 	switch eff := effect.(type) {
 	case effAsk:
-		a.work(func() any { return s.askStore(store, eff) })
+		a.atStore(func() any { return s.askStore(store, eff) })
 	case effIntend:
-		a.work(func() any {
+		a.atStore(func() any {
 			failpoint.Reach("W1")
 			err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.name, []byte{}) })
 			ev := evIntended{name: eff.name, err: err}
@@ -71,14 +97,14 @@ func (a *actor) performShared(effect any) {
 			return ev
 		})
 	case effPlan:
-		a.work(func() any {
+		a.atStore(func() any {
 			if err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.name, []byte{}) }); err != nil {
 				cfg.Logger.Warn("announcing an exchange failed (continuing)", zap.String("session", s.name), zap.Error(err))
 			}
 			return nil
 		})
 	case effErase:
-		a.work(func() any {
+		a.atStore(func() any {
 			failpoint.Reach("W8")
 			erase := func(ctx context.Context) error { return store.Delete(ctx, s.key, eff.names...) }
 			if stored(erase) != nil {
@@ -87,9 +113,9 @@ func (a *actor) performShared(effect any) {
 			return nil
 		})
 	case effRead:
-		a.work(func() any { return s.readEntry(store, cfg, eff.name) })
+		a.atStore(func() any { return s.readEntry(store, cfg, eff.name) })
 	case effShare:
-		a.work(func() any {
+		a.atStore(func() any {
 			failpoint.Reach("W5")
 			for _, name := range eff.before {
 				err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, name, []byte{}) })

@@ -9,9 +9,11 @@ import (
 // list, write, list that guards an exchange guards it, with a claim in place of
 // the intent.
 
-// claimHold is how long a claim holds the others up: a login takes no longer, and
-// whoever has died over it is waited for no longer.
-const claimHold = 10 * time.Second
+// claimHold is how long a claim holds the others up: whoever has died over it is
+// waited for no longer.
+func (m *machine) claimHold() time.Duration {
+	return 2 * orDefault(m.profile.Timeout, defaultTimeout)
+}
 
 // nextLogin is the position of claims.
 func (m *machine) nextLogin() position { return position{epoch: m.rec.Epoch + 1} }
@@ -38,7 +40,7 @@ func (m *machine) sightClaims(found found, late bool) {
 
 // othersSignIn reports whether another instance may be signing in.
 func (m *machine) othersSignIn() bool {
-	return slices.ContainsFunc(m.fleet.claims, func(s sighting) bool { return !m.reached(s.first.Add(claimHold)) })
+	return slices.ContainsFunc(m.fleet.claims, func(s sighting) bool { return !m.reached(s.first.Add(m.claimHold())) })
 }
 
 // signInAsked: the store knows of no login and of nobody who is signing in, or
@@ -66,6 +68,7 @@ func (m *machine) claimed(ev evIntended) {
 		m.notNow()
 		return
 	}
+	m.signIn.fetching = true
 	m.emit(effFetch{signIn: true})
 }
 

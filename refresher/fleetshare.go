@@ -24,10 +24,9 @@ func (m *machine) gotEntry(ev evRead) {
 	f.reading = ""
 	switch {
 	case errors.Is(ev.err, ErrNotStored): // it was superseded in between
-		m.ask()
+		f.heardAt(m.now.Add(pollNear))
 	case ev.err != nil && !ev.unusable:
 		m.storeFails(ev.err)
-		m.ask()
 	case ev.err != nil, ev.rec.position().name() != ev.name:
 		m.unusableEntry(ev)
 	case ev.rec.position() == m.rec.position():
@@ -36,9 +35,16 @@ func (m *machine) gotEntry(ev evRead) {
 	case m.stage >= stageSending:
 		f.held = ev.rec // the answer on its way decides first
 	default:
+		asked := m.waiting
+		m.waiting = nil // they get what they asked for
 		m.stop("another instance has rotated")
+		m.waiting = asked
 		m.join(ev.rec)
 	}
+	if m.rec.position().before(f.newest) {
+		m.fetchEntry(f.newest.name()) // it came while the other was read
+	}
+	m.releaseWaiters()
 }
 
 // unusableEntry: what the store has cannot be opened. It is never overwritten;
@@ -49,7 +55,9 @@ func (m *machine) unusableEntry(ev evRead) {
 		detail = ev.err.Error()
 	}
 	m.fleet.bad = ev.name
-	m.fleet.looked = true
+	if !m.fleet.looked {
+		m.firstLook()
+	}
 	if m.fleet.said != detail {
 		m.fleet.said = detail
 		m.note(Note{Kind: NoteStoreFailed, Err: detail})
@@ -133,20 +141,20 @@ func (m *machine) join(rec *record) {
 }
 
 // receivedThere is when another instance received the pair that is being joined,
-// on this one's clock. Its wall clock may be wrong, or ours; but the pair cannot
-// be older than the last time that the store was seen without it, nor newer than
-// now.
+// on this one's clock. Its wall clock may be wrong, or ours; but when it was given
+// to the store it had the age that it says, and that was not before the store was
+// last seen without it, nor later than now.
 func (m *machine) receivedThere() Instant {
 	at := m.rec.restored(m.now, m.env.bootID)
 	if m.env.bootID != "" && m.env.bootID == m.rec.BootID {
 		return at
 	}
-	oldest := m.fleet.without.Add(-2 * orDefault(m.profile.Timeout, defaultTimeout))
+	oldest := m.fleet.without.Add(-m.rec.Age - 2*storeTimeout)
 	if !m.fleet.without.IsZero() && at.Boot < oldest.Boot {
 		at = oldest
 	}
-	if at.Boot > m.now.Boot {
-		at = m.now
+	if newest := m.now.Add(-m.rec.Age); at.Boot > newest.Boot {
+		at = newest
 	}
 	return at
 }
@@ -172,11 +180,11 @@ func (m *machine) share() {
 	f.sharing, f.wrote = true, m.now
 	rec := m.rec
 	rec.Intent, rec.Kept = nil, ""
+	rec.Age = m.now.Sub(m.received)
 	eff := effShare{at: here, rec: rec}
 	if f.regressed {
 		// Whoever finds our record there again must not take it for granted that
 		// nothing is on its way.
-		f.regressed = false
 		mark := m.ownName(kindQuiet)
 		for _, s := range f.intents {
 			eff.before = append(eff.before, s.name)
@@ -197,6 +205,7 @@ func (m *machine) shared(ev evShared) {
 	switch {
 	case ev.err == nil:
 		f.shareFailures, f.shareNext, f.sharedAt = 0, Instant{}, m.now
+		f.regressed = f.regressed && ev.at != m.rec.position()
 		f.wrote = m.now
 		if f.stored.before(ev.at) {
 			f.stored, f.known = ev.at, ev.at
@@ -241,6 +250,11 @@ func (m *machine) heard() {
 	if !f.wrote.IsZero() && m.now.Sub(f.wrote) < echo || f.owned != "" {
 		at = m.now.Add(2 * echo)
 	}
+	f.heardAt(at)
+}
+
+// heardAt has the store asked then, if not before.
+func (f *fleet) heardAt(at Instant) {
 	if !f.news || at.Boot < f.look.Boot {
 		f.news, f.look = true, at
 	}

@@ -38,6 +38,7 @@ type snapshot struct {
 	header   string // "Bearer " and the token
 	notAfter Instant
 	wait     time.Duration
+	older    []*snapshot // of the same generation: requests may carry its token by them
 
 	// word is the gate. One word, so that passing and closing have an order:
 	// whoever passed is counted before the closer looks.
@@ -81,9 +82,28 @@ func (s *snapshot) leave(one uint64) {
 	}
 }
 
+// follow takes over what passed by the snapshot before, if that is of the same
+// generation.
+func (s *snapshot) follow(old *snapshot) {
+	if old.mode != modeReady || old.epoch != s.epoch || old.generation != s.generation {
+		return
+	}
+	for _, o := range old.older {
+		if o.word.Load()&^(gateClosed|gateBarred) != 0 {
+			s.older = append(s.older, o)
+		}
+	}
+	s.older = append(s.older, old) // busy or not: somebody may be just about to pass
+}
+
 // closeGate holds back what comes from now on; drained and quiet tell when
 // those that passed before are done.
-func (s *snapshot) closeGate() { s.tellIfEmpty(s.word.Or(gateClosed) | gateClosed) }
+func (s *snapshot) closeGate() {
+	for _, o := range s.older {
+		o.closeGate()
+	}
+	s.tellIfEmpty(s.word.Or(gateClosed) | gateClosed)
+}
 
 func (s *snapshot) tellIfEmpty(word uint64) {
 	if word&countOther == 0 {
@@ -100,16 +120,20 @@ func (s *snapshot) bar() { s.word.Or(gateBarred) }
 // drain waits for what passed: briefly for all, up to limit for the requests
 // that could not be sent again.
 func (s *snapshot) drain(limit time.Duration) {
-	for _, stage := range []struct {
-		done  <-chan struct{}
-		limit time.Duration
-	}{{s.quiet.ch, min(politeDrain, limit)}, {s.drained.ch, limit - politeDrain}} {
-		timer := time.NewTimer(stage.limit)
+	all := append(s.older[:len(s.older):len(s.older)], s)
+	await(all, func(s *snapshot) <-chan struct{} { return s.quiet.ch }, min(politeDrain, limit))
+	await(all, func(s *snapshot) <-chan struct{} { return s.drained.ch }, limit-politeDrain)
+}
+
+func await(all []*snapshot, of func(*snapshot) <-chan struct{}, limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for _, s := range all {
 		select {
-		case <-stage.done:
+		case <-of(s):
 		case <-timer.C:
+			return
 		}
-		timer.Stop()
 	}
 }
 

@@ -45,6 +45,7 @@ type signIn struct {
 	running  bool
 	ask      uint64  // the question to the store that comes before it
 	claim    string  // what tells the others of it
+	fetching bool    // a fleet's: it is under way
 	at       Instant // when it last succeeded
 	failures int
 	next     Instant
@@ -53,7 +54,7 @@ type signIn struct {
 
 // offered takes a seed, or keeps it until the exchange under way is over.
 func (m *machine) offered(s seed) {
-	if m.stage != stageIdle || m.fleet.on && !m.fleet.opened {
+	if m.stage != stageIdle || m.storeFirst() {
 		if s.reply != nil && m.fleet.on && !m.fleet.opened && m.fleet.failures > 0 {
 			m.reply(s.reply, fmt.Errorf("%w: the store cannot be asked: %s", ErrNotNow, m.fleet.err))
 			return
@@ -69,12 +70,18 @@ func (m *machine) offered(s seed) {
 
 // fetched takes what the sources were asked for.
 func (m *machine) fetched(s seed) {
-	m.looking, m.signIn.running = false, false // only one is asked at a time
+	m.looking, m.signIn.running, m.signIn.fetching = false, false, false // only one is asked at a time
 	m.offered(s)
 }
 
+// storeFirst reports whether a fleet's store has yet to say what is in use.
+func (m *machine) storeFirst() bool {
+	f := &m.fleet
+	return f.on && (!f.opened || f.reading != "" && f.failures == 0)
+}
+
 func (m *machine) takePending() {
-	if m.pending == nil || m.stage != stageIdle || m.fleet.on && !m.fleet.opened {
+	if m.pending == nil || m.stage != stageIdle || m.storeFirst() {
 		return
 	}
 	s := *m.pending
@@ -181,6 +188,7 @@ func (m *machine) noSeed(ev evNoSeed) {
 	err := ev.err
 	m.looking = false
 	if ev.signIn {
+		m.signIn.fetching = false
 		m.unclaim()
 	}
 	if !ev.signIn {
@@ -312,12 +320,27 @@ func (m *machine) refreshNow(reply chan<- error) {
 // way is over: nothing of ours will use its tokens again.
 func (m *machine) logOut(reply chan<- error) {
 	m.ending = with(m.ending, reply)
+	m.endSince = m.now
 	m.stop("the session was ended")
+	m.ask() // only whoever knows the newest pair can end it
 }
 
 // end is logOut's second half.
 func (m *machine) end() {
 	if len(m.ending) == 0 || m.stage != stageIdle || !m.opened {
+		return
+	}
+	if f := &m.fleet; f.on {
+		if f.failures > 0 {
+			m.endAnswered(fmt.Errorf("%w: the store cannot be asked: %s", ErrNotNow, f.err))
+			return
+		}
+		if f.asked.Boot < m.endSince.Boot || f.reading != "" {
+			return
+		}
+	}
+	if m.rec.Lost == ReasonLoggedOut {
+		m.endStored()
 		return
 	}
 	spent := m.rec.Spent
@@ -333,9 +356,20 @@ func (m *machine) end() {
 	m.sched, m.shown = schedule{}, view{}
 	m.changed()
 	m.note(Note{Kind: NoteLost, Reason: m.rec.Lost, Err: m.rec.Detail})
+	m.answerWaiting(errors.New(m.rec.Detail))
+	m.endStored()
+}
+
+// endStored tells whoever asked for the end once nobody can miss it.
+func (m *machine) endStored() {
+	if !m.fleet.on || m.fleet.stored == m.rec.position() {
+		m.endAnswered(nil)
+	}
+}
+
+func (m *machine) endAnswered(err error) {
 	for _, to := range m.ending {
-		m.reply(to, nil)
+		m.reply(to, err)
 	}
 	m.ending = nil
-	m.answerWaiting(errors.New(m.rec.Detail))
 }

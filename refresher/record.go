@@ -38,6 +38,7 @@ type record struct {
 	Expires      bool          `json:"expires"`
 	Odd          int           `json:"odd,omitempty"` // pairs in a row whose access token had ended when it was issued
 	BootID       string        `json:"boot_id,omitempty"`
+	Age          time.Duration `json:"age,omitempty"` // of the pair when it was given to the store
 	ReceivedBoot time.Duration `json:"received_boot,omitempty"`
 
 	// Intent is the attempt to exchange this generation that may have reached
@@ -80,6 +81,8 @@ type intent struct {
 	// tried again after the hold-off without a witness.
 	Answered bool `json:"answered,omitempty"`
 	Retries  int  `json:"retries,omitempty"`
+	// Shared: it was written to a fleet's store, too, before anything was sent.
+	Shared bool `json:"shared,omitempty"`
 }
 
 // youngerThan reports whether the intent is known to be that young: by the clock

@@ -230,6 +230,7 @@ func (s *simSidecar) publish(v view, token string, barred bool) {
 	}
 	s.token = token
 	if old != nil {
+		s.snap.follow(old)
 		close(old.next)
 	}
 	waiting := s.waiting
@@ -249,12 +250,14 @@ func (s *simSidecar) drain(eff effDrain) {
 	limit := s.w.now.Boot + eff.limit
 	var poll func()
 	poll = func() {
-		select {
-		case <-snap.drained.ch:
-		default:
-			if s.w.now.Boot < limit {
-				s.later(time.Millisecond, poll)
-				return
+		for _, one := range append(snap.older[:len(snap.older):len(snap.older)], snap) {
+			select {
+			case <-one.drained.ch:
+			default:
+				if s.w.now.Boot < limit {
+					s.later(time.Millisecond, poll)
+					return
+				}
 			}
 		}
 		s.step(evDrained{attempt: eff.attempt})
@@ -296,7 +299,7 @@ func (s *simSidecar) send(p Pair) {
 		i.parted = true
 	}
 	w.note("%s: send %s", s, refresh)
-	if s.state.saved < s.state.attempt.saving {
+	if s.state.saved < s.state.attempt.saving && w.store == nil {
 		i.unrecorded = true
 	}
 	if i.flying[refresh] > 0 && !i.forgot && !i.unrecorded && (i.kind == strictIssuer || i.kind == lenientIssuer) {

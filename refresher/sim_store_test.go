@@ -41,11 +41,13 @@ func (st *simStore) wipe() {
 			w.issuer.forgot = true
 		}
 	}
-	for name := range st.entries {
-		if strings.HasPrefix(name, "i.") {
-			w.issuer.forgot = true // its request may be on its way, or its answer lost
+	away := true // all who could restore it
+	for _, s := range w.sidecars {
+		if s.up && w.now.Boot >= s.cutUntil && w.now.Boot >= s.stopUntil && s.state.rec.Refresh == w.issuer.current {
+			away = false
 		}
 	}
+	w.issuer.forgot = w.issuer.forgot || away
 	clear(st.entries)
 	st.changed()
 }

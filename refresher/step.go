@@ -80,8 +80,9 @@ type state struct {
 	pending   *seed // arrived during an exchange
 	waiting   []chan<- error
 
-	fleet  fleet
-	ending []chan<- error // who asked for the end of the session
+	fleet    fleet
+	ending   []chan<- error // who asked for the end of the session
+	endSince Instant        // and when
 
 	// The journal: version is what should be there, saved what is.
 	version, saved uint64
@@ -303,8 +304,7 @@ func (m *machine) expired() bool { return m.sched.known() && m.reached(m.sched.n
 func (m *machine) configure(ev evConfigured) {
 	m.policy, m.profile, m.signsIn, m.running = ev.policy, ev.profile, ev.signsIn, ev.running
 	if m.fleet.store != ev.store {
-		m.stop("the configuration has changed")
-		m.fleet = fleet{on: ev.store != 0, store: ev.store}
+		m.changeStore(ev.store)
 	}
 	m.fleet.bad = "" // perhaps the keys are right now
 	m.plan()
