@@ -3,6 +3,7 @@ package refresher
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -192,8 +193,10 @@ func (m *machine) share() {
 		if f.owned != "" {
 			eff.before = append(eff.before, f.owned)
 		}
-		eff.before = append(eff.before, mark)
-		f.intents = with(f.intents, sighting{name: mark, first: m.now, mark: true})
+		if !slices.Contains(eff.before, mark) {
+			eff.before = append(eff.before, mark)
+			f.intents = with(f.intents, sighting{name: mark, first: m.now, mark: true})
+		}
 	}
 	m.emit(eff)
 }

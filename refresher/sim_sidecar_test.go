@@ -119,7 +119,7 @@ func (s *simSidecar) busy() bool {
 // stop has the process stand still for a while.
 func (s *simSidecar) stop(d time.Duration) {
 	w := s.w
-	s.stopUntil = w.now.Boot + d
+	s.stopUntil = max(s.stopUntil, w.now.Boot+d)
 	w.note("%s: process %d stands still for %v", s, s.life, d)
 	if s.busy() {
 		w.issuer.parted = true
@@ -176,7 +176,7 @@ func (s *simSidecar) perform(effect any) {
 		eff.to <- eff.verdict
 	case effNote:
 		w.note("%s: %s %d.%d %s %s", s, eff.note.Kind, eff.note.Epoch, eff.note.Generation, eff.note.Reason, eff.note.Err)
-		if eff.note.Kind == NoteLost {
+		if eff.note.Kind == NoteLost && eff.note.Epoch == s.state.rec.Epoch { // and not over already
 			s.lost(eff.note.Reason)
 		}
 		if eff.note.Kind == NoteForked && !w.store.wiped {
