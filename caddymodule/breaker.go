@@ -97,7 +97,7 @@ func (b *breaker) admit(session string, last bool) (ticket, error) {
 func (b *breaker) done(t ticket, class refresher.Class, status int) change {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t.trial {
+	if t.trial && t.turn == b.turn {
 		b.trial = false
 	}
 	failed, counts := verdict(class, status)
@@ -114,7 +114,7 @@ func (b *breaker) done(t ticket, class refresher.Class, status int) change {
 		b.open(breakerPause)
 		return changeOpened
 	case !failed: // it answers again, if only with a refusal
-		b.pause, b.ended, b.last, b.other = 0, [len(b.ended)]tally{}, failure{}, failure{}
+		b.pause, b.trial, b.ended, b.last, b.other = 0, false, [len(b.ended)]tally{}, failure{}, failure{}
 		b.turn++
 		return changeClosed
 	case t.trial:
@@ -167,7 +167,7 @@ func (b *breaker) failing() bool {
 }
 
 func (b *breaker) open(pause time.Duration) {
-	b.pause, b.until = pause, b.now().Add(pause)
+	b.pause, b.until, b.trial = pause, b.now().Add(pause), false
 	b.turn++
 }
 

@@ -31,6 +31,7 @@ type actor struct {
 	stores  uint64 // so many were used
 	watched func() // ends the watch of it
 	locked  func() // releases its lock
+	retry   bool   // to reopen the journal when no worker is busy
 	aside   bool   // the journal on disk cannot be read and must not be overwritten
 }
 
@@ -125,6 +126,9 @@ func (a *actor) handle(event any) {
 	if worked, ok := event.(evWorked); ok {
 		a.busy--
 		event = worked.event
+		if a.retry && a.busy == 0 {
+			a.reopen()
+		}
 	}
 	switch ev := event.(type) {
 	case nil:
@@ -202,8 +206,11 @@ func (a *actor) opened(ev evJournal) {
 // reopen tries the keys of a new configuration on a journal that those before
 // did not open.
 func (a *actor) reopen() {
-	if !a.aside || a.journal == nil || a.busy > 0 {
+	if !a.aside || a.journal == nil || a.state.rec.Lost != ReasonUndecryptable {
 		return
+	}
+	if a.retry = a.busy > 0; a.retry {
+		return // a worker may be writing; when it is done
 	}
 	sealed, ok, err := a.journal.Read()
 	if err != nil || !ok {

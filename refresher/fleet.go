@@ -38,7 +38,8 @@ type fleet struct {
 	newest  position // of the records and ends in it
 	without Instant  // when the store was last seen without anything newer than ours
 	stored  position // the newest of ours that is known to be there
-	known   position // the newest that was ever known to be there
+	known   position // the newest of ours that was ever known to be there
+	seen    position // the newest of anybody's that was
 	intents []sighting
 	plan    time.Time // when the exchange was announced for, if it was
 	garbage []string
@@ -235,12 +236,17 @@ func (m *machine) compareMarks(first bool) {
 	if first && f.newest.before(here) && (f.newest.epoch != here.epoch || f.newest.generation+1 < here.generation) {
 		f.known = here // it cannot have been ahead of the store by so much
 	}
-	if !f.newest.before(f.known) {
+	if f.seen.before(f.newest) {
+		f.seen = f.newest
+	}
+	if !f.newest.before(f.known) && !f.newest.before(f.seen) {
 		return
 	}
-	f.regressed = true
+	f.seen, f.regressed = f.newest, true
 	m.note(Note{Kind: NoteStoreRegressed, Err: "the store has lost what it held; it is written again from here"})
-	f.known = f.newest
+	if f.newest.before(f.known) {
+		f.known = f.newest
+	}
 	if !f.restored.IsZero() && m.now.Sub(f.restored) < pollIdle {
 		f.shareNext = f.restored.Add(pollIdle)
 	}

@@ -270,8 +270,9 @@ func (s *Session) tryOpen(a *attachment) (any, error) {
 			mine = &ev
 			continue
 		}
-		if ev.record != nil && (mine.record == nil || mine.record.position().before(ev.record.position())) {
-			mine.record, mine.damaged = ev.record, nil
+		// One's own that cannot be read is never overwritten for another's sake.
+		if ev.record != nil && mine.damaged == nil && (mine.record == nil || mine.record.position().before(ev.record.position())) {
+			mine.record = ev.record
 		}
 		_ = ev.journal.Close()
 		_ = ev.lock.Unlock()
