@@ -52,8 +52,7 @@ func (f *flaky) Send(ctx context.Context, p refresher.Pair) refresher.Answer {
 func TestAnExchangeWaitsForWhatPassedByAnEarlierSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &flaky{double: &double{profile: strictProfile(), delay: 20 * time.Millisecond, life: 5 * time.Minute, n: 1}}
-		var s *refresher.Session
-		s = d.double.attach(t, func(c *refresher.Config) { c.Issuer = d })
+		s := d.attach(t, func(c *refresher.Config) { c.Issuer = d })
 		defer closeSession(t, s)
 		for !d.failed.Load() {
 			time.Sleep(100 * time.Millisecond)

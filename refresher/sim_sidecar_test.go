@@ -96,9 +96,7 @@ func (s *simSidecar) crash(why string) {
 	}
 	w.note("%s: process %d is killed: %s", s, s.life, why)
 	w.troubled()
-	if s.busy() {
-		w.issuer.parted = true
-	}
+	s.part()
 	s.up = false
 	s.life++
 	s.sending, s.coming = 0, ""
@@ -108,6 +106,17 @@ func (s *simSidecar) crash(why string) {
 		s.disk = nil
 	}
 	w.after(w.between(10*time.Millisecond, 2*time.Second), s.boot)
+}
+
+// part is called when the process ends, stands still or is cut off.
+func (s *simSidecar) part() {
+	w := s.w
+	if s.busy() {
+		w.issuer.parted = true
+	}
+	if w.store != nil && w.store.wiped && !w.store.holds(w.issuer.current) {
+		w.issuer.forgot = true // the store has, and now one cannot restore it
+	}
 }
 
 // busy reports whether the process has an exchange on its way, or a pair that
@@ -121,9 +130,7 @@ func (s *simSidecar) stop(d time.Duration) {
 	w := s.w
 	s.stopUntil = max(s.stopUntil, w.now.Boot+d)
 	w.note("%s: process %d stands still for %v", s, s.life, d)
-	if s.busy() {
-		w.issuer.parted = true
-	}
+	s.part()
 	w.troubled()
 }
 

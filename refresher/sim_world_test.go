@@ -178,9 +178,7 @@ func (w *world) everySecond() {
 		if w.chance(f.cut) {
 			s.cutUntil = w.now.Boot + w.between(100*time.Millisecond, 20*time.Second)
 			w.troubled()
-			if s.busy() {
-				w.issuer.parted = true
-			}
+			s.part()
 			w.note("%s is cut off from the store until %.3f", s, s.cutUntil.Seconds())
 		}
 		if w.chance(f.pause) {

@@ -110,6 +110,9 @@ func (m *machine) askStore(ev evUnauthorized) (verdict, bool) {
 		f.waiters = m.now.Sub(f.failing) < min(storePatience, m.policy.wait()/2)
 		return verdictWait, f.waiters
 	}
+	if m.onlyMarks() {
+		m.upstream401 = true // and the store has forgotten who may have rotated
+	}
 	if f.asked.Boot < at.Boot || f.reading != "" || f.doom != nil || m.foreignYoung() {
 		f.waiters = true
 		if f.asked.Boot < at.Boot {
