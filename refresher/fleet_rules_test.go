@@ -226,3 +226,21 @@ func TestALogoutAsksTheStoreFirst(t *testing.T) {
 		t.Error("it goes on")
 	}
 }
+
+func TestAnAnswerToOursSaysNothingOfAnothersAttempt(t *testing.T) {
+	r := fleetRig(t, strict, time.Hour)
+	r.reachInFleet(stageSending)
+	ours := r.state.fleet.owned
+	r.step(evAnswer{failure(ClassQuiet, 502)})
+	r.saved(nil)
+	r.lists(ours, r.foreign())
+	r.pass(31 * time.Second)
+	r.lists(ours, r.foreign())
+	for range 400 { // past the last attempt before the end
+		r.pass(10 * time.Second)
+		r.lists(ours, r.foreign())
+		if r.state.stage != stageIdle {
+			t.Fatal("tried again without a witness, although another's attempt may have been committed")
+		}
+	}
+}

@@ -231,11 +231,11 @@ func (m *machine) reconcile() {
 		m.witnessed = false
 		m.next = Instant{}
 	}
-	if n := attempts - 1; n > m.rec.Intent.Retries {
-		in := *m.rec.Intent
-		in.Retries = n
-		m.rec.Intent = &in
-	}
+	in := *m.rec.Intent
+	in.Retries = max(in.Retries, attempts-1)
+	// That the issuer answered ours says nothing of somebody else's.
+	in.Answered = in.Answered && !slices.ContainsFunc(f.intents, func(s sighting) bool { return !s.own && !s.mark })
+	m.rec.Intent = &in
 	if m.quietAt != quiet {
 		m.quietAt = quiet
 		if !m.reached(quiet) {
