@@ -5,6 +5,7 @@ import "time"
 // rotated: the next pair is here.
 func (m *machine) rotated(a Answer) {
 	old := m.rec.pair()
+	stays := a.Pair.Refresh.Equal(old.Refresh) // it says so; an answer without one may rotate the next time
 	if a.Pair.Refresh.IsZero() {
 		a.Pair.Refresh = old.Refresh // RFC 6749 section 6
 	}
@@ -13,7 +14,7 @@ func (m *machine) rotated(a Answer) {
 	}
 	m.rec.Prev = m.chain()
 	m.rec.Quiet = 0
-	m.rec.Stays = a.Pair.Refresh.Equal(old.Refresh)
+	m.rec.Stays = stays
 	if m.profile.ReuseInterval > 0 && m.attempt.prior != nil {
 		m.rec.Quiet = m.sched.holdOff
 	}
