@@ -98,10 +98,10 @@ func (m *machine) compare(rec *record) {
 	if m.rec.Expires {
 		ours.pair.ExpiresIn = m.rec.Left - m.now.Sub(m.received)
 	}
-	first := m.rec.Generation == 1
+	offer := m.rec.Generation == 1 && !same && m.usable() && !m.expired() // a login of its own, and alive
 	m.join(rec)
-	if first && !same && m.pending == nil {
-		m.pending = &ours // a login of its own: judged by what the other knows
+	if offer && m.pending == nil {
+		m.pending = &ours // judged by what the other knows
 	}
 }
 

@@ -67,6 +67,14 @@ func (st *simStore) changed() {
 	}
 }
 
+// hear is what a store that pushes does when its connection is back: news may
+// have been missed.
+func (s *simSidecar) hear() {
+	if s.w.store.push {
+		s.later(0, func() { s.step(evNews{}) })
+	}
+}
+
 func (st *simStore) create(name string, rec *record) error {
 	w := st.w
 	if w.mut.noFleetIntent && strings.HasPrefix(name, "i.") {

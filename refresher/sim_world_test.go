@@ -179,6 +179,7 @@ func (w *world) everySecond() {
 			s.cutUntil = w.now.Boot + w.between(100*time.Millisecond, 20*time.Second)
 			w.troubled()
 			s.part()
+			w.after(s.cutUntil-w.now.Boot, s.hear)
 			w.note("%s is cut off from the store until %.3f", s, s.cutUntil.Seconds())
 		}
 		if w.chance(f.pause) {
@@ -200,6 +201,9 @@ func (w *world) everySecond() {
 	if w.chance(f.storeDown) {
 		w.store.downUntil = w.now.Boot + w.between(100*time.Millisecond, 10*time.Second)
 		w.troubled()
+		for _, s := range w.sidecars {
+			w.after(w.store.downUntil-w.now.Boot, s.hear)
+		}
 		w.note("the store is down until %.3f", w.store.downUntil.Seconds())
 	}
 	if w.chance(f.wipe) {
