@@ -131,6 +131,8 @@ func (i *simIssuer) reused(refresh string) {
 	switch {
 	case i.unrecorded, i.forgot:
 	case i.kind == newIssuer && refresh == i.before: // its interval is over
+	case i.kind == newIssuer && i.w.store != nil && i.w.store.wiped:
+		// A process that came back with an older pair was given another successor.
 	case !i.w.held(i.current):
 	case i.parted && i.kind != strictIssuer:
 		// Without a witness nobody can tell a winner that is cut off from a dead
