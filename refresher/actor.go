@@ -16,18 +16,21 @@ import (
 // when it is done.
 type actor struct {
 	session *Session
-	state   state
+	state   *state      // nil at rest: then Session.known is all of it
+	gates   lineage     // the last is Session.cur
 	config  *attachment // the newest that was in force
-	busy    int         // workers that have yet to post
 	timer   *time.Timer
 	closing bool
-	giveUp  Instant // when closing is no longer held up by the journal
+	giveUp  time.Duration // Instant.Boot: when closing is no longer held up by the journal
+
+	busy   int             // workers that have yet to post
+	ctx    context.Context // for those who may be told to stop when the session closes; nil: none
+	cancel context.CancelFunc
 
 	dir     string // of the journal
 	lock    *journal.Lock
 	journal store
-	store   Store // shared with other instances; nil: there are none
-	storeID uint64
+	store   Store  // shared with other instances; nil: there are none
 	stores  uint64 // so many were used
 	watched func() // ends the watch of it
 	locked  func() // releases its lock
@@ -69,16 +72,44 @@ func (a *actor) run() {
 		if events == nil {
 			return
 		}
+		a.wake()
 		for _, ev := range events {
 			a.handle(ev)
 		}
 		if a.closing && a.idle() && s.queue.end() {
 			a.timer.Stop()
 			a.release()
-			close(s.done)
+			s.done.happen()
 			return
 		}
+		a.rest() // before the next take: after it another goroutine may run
 	}
+}
+
+// wake unpacks the state.
+func (a *actor) wake() {
+	if a.state != nil {
+		return
+	}
+	a.state, _ = states.Get().(*state)
+	a.session.known.Load().unpack(a.state, a.session.environment())
+	if a.config != nil && len(a.state.rec.HashKey) == 0 {
+		a.freshKey()
+	}
+}
+
+// rest gives the state up for what it packs into, unless an attempt is under way.
+func (a *actor) rest() {
+	if a.state.whole() {
+		*a.state = state{}
+		states.Put(a.state)
+		a.state = nil
+	}
+}
+
+func (a *actor) freshKey() {
+	fresh := a.config.Keys.Subkey(a.session.key, "session")
+	a.state.env.fresh = fresh[:]
 }
 
 // idle reports whether a closing session has nothing left to wait for.
@@ -86,17 +117,20 @@ func (a *actor) idle() bool {
 	if a.busy > 0 || a.state.stage != stageIdle {
 		return false
 	}
-	m := machine{state: a.state}
-	return m.settled() || a.journal == nil || a.session.clock.Now().Boot >= a.giveUp.Boot
+	m := machine{state: *a.state}
+	return m.settled() || a.journal == nil || a.session.clock.Now().Boot >= a.giveUp
 }
 
 func (a *actor) close() {
 	a.closing = true
+	if a.cancel != nil {
+		a.cancel()
+	}
 	grace := closeGrace
 	if a.store != nil {
 		grace = closeGraceShared
 	}
-	a.giveUp = a.session.clock.Now().Add(grace)
+	a.giveUp = a.session.clock.Now().Boot + grace
 	a.step(evClose{})
 }
 
@@ -126,6 +160,10 @@ func (a *actor) handle(event any) {
 	if worked, ok := event.(evWorked); ok {
 		a.busy--
 		event = worked.event
+		if a.busy == 0 && a.cancel != nil {
+			a.cancel()
+			a.ctx, a.cancel = nil, nil
+		}
 		if a.retry && a.busy == 0 {
 			a.reopen()
 		}
@@ -146,8 +184,7 @@ func (a *actor) handle(event any) {
 		before := a.config
 		a.config = ev.config
 		a.useStore(ev.config.Store)
-		fresh := ev.config.Keys.Subkey(a.session.key, "session")
-		a.state.env.fresh = fresh[:]
+		a.freshKey()
 		configured := a.configured(true)
 		configured.reseal = before != nil && !before.Keys.SameFirst(ev.config.Keys)
 		a.step(configured)
@@ -155,7 +192,8 @@ func (a *actor) handle(event any) {
 	case evDetached:
 		a.step(a.configured(false))
 	case evLocked:
-		a.work(func() any { return a.session.waitForJournal(ev.config) })
+		ctx := a.context()
+		a.work(func() any { return a.session.waitForJournal(ctx, ev.config) })
 	case evJournal:
 		a.opened(ev)
 	default:
@@ -164,7 +202,7 @@ func (a *actor) handle(event any) {
 }
 
 func (a *actor) configured(running bool) evConfigured {
-	ev := evConfigured{policy: a.config.Policy, profile: a.config.Issuer.Profile(), running: running, store: a.storeID}
+	ev := evConfigured{policy: a.config.Policy, profile: a.config.Issuer.Profile(), running: running, store: a.storeID()}
 	for _, src := range a.config.Sources {
 		ev.signsIn = ev.signsIn || src.SignsIn()
 	}
@@ -173,12 +211,12 @@ func (a *actor) configured(running bool) evConfigured {
 
 // waitForJournal tries until the other process has ended or this session is
 // closed.
-func (s *Session) waitForJournal(cfg *attachment) any {
+func (s *Session) waitForJournal(ctx context.Context, cfg *attachment) any {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
 	for {
 		select {
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
@@ -226,11 +264,20 @@ func (a *actor) reopen() {
 
 func (a *actor) step(event any) {
 	var effects []any
-	a.state, effects = step(a.state, a.session.clock.Now(), event)
-	a.session.status.Store(a.state.status(a.session)) // before anybody gets a reply
+	*a.state, effects = step(*a.state, a.session.clock.Now(), event)
+	a.session.known.Store(a.pack()) // before anybody gets a reply
 	for _, eff := range effects {
 		a.perform(eff)
 	}
+}
+
+// pack shares one copy of the access token with what requests see.
+func (a *actor) pack() *packed {
+	p := a.state.pack()
+	if token := a.session.cur.Load().token(); token == p.access {
+		p.access = token
+	}
+	return p
 }
 
 func (a *actor) perform(effect any) {
@@ -247,9 +294,9 @@ func (a *actor) perform(effect any) {
 	case effNote:
 		a.tell(eff.note)
 	case effPrepare:
-		cfg := a.config
+		cfg, ctx := a.config, a.context()
 		a.work(func() any {
-			conn, err := s.prepare(cfg, eff.last)
+			conn, err := s.prepare(ctx, cfg, eff.last)
 			return evPrepared{attempt: eff.attempt, conn: conn, err: err}
 		})
 	case effDrop:
@@ -282,8 +329,8 @@ func (a *actor) perform(effect any) {
 			return evAnswer{answer: answer}
 		})
 	case effFetch:
-		sources := a.config.Sources
-		a.work(func() any { return s.fetch(eff, sources) })
+		ctx, sources := a.context(), a.config.Sources
+		a.work(func() any { return fetch(ctx, eff, sources) })
 	default:
 		a.performShared(effect)
 	}
@@ -296,25 +343,36 @@ func (a *actor) work(f func() any) {
 	go func() { a.session.post(evWorked{f()}) }()
 }
 
+// context ends when the session closes. No exchange hangs on it.
+func (a *actor) context() context.Context {
+	if a.ctx == nil {
+		a.ctx, a.cancel = context.WithCancel(context.Background())
+		if a.closing {
+			a.cancel()
+		}
+	}
+	return a.ctx
+}
+
 func (a *actor) publish(eff effPublish) {
 	old := a.session.cur.Load()
-	snap := newSnapshot(eff.view, eff.token, a.state.sched.notAfter, a.state.policy.wait())
+	snap := newSnapshot(eff.view, eff.token, a.state.sched.notAfter)
 	if eff.barred {
 		snap.bar()
 	}
-	snap.follow(old)
+	a.gates = a.gates.followed(snap)
 	a.session.cur.Store(snap)
-	close(old.next)
+	old.next.happen()
 	if old.generation > 0 && snap.generation > old.generation {
 		failpoint.Reach("W7")
 	}
 }
 
 func (a *actor) drain(eff effDrain) {
-	snap := a.session.cur.Load()
-	snap.closeGate()
+	gates := a.gates // never changed in place
+	gates.closeGate()
 	a.work(func() any {
-		snap.drain(eff.limit)
+		gates.drain(eff.limit)
 		return evDrained{attempt: eff.attempt}
 	})
 }
@@ -346,13 +404,13 @@ func (a *actor) save(rec record, keys *journal.Keyring) error {
 
 // fetch asks the sources in their order. Only the first that has a pair is
 // looked at.
-func (s *Session) fetch(what effFetch, sources []Source) any {
+func fetch(ctx context.Context, what effFetch, sources []Source) any {
 	err := ErrNoPair
 	for _, src := range sources {
 		if src.SignsIn() && !what.signIn || !src.SignsIn() && !what.lying {
 			continue
 		}
-		pair, srcErr := src.Fetch(s.ctx)
+		pair, srcErr := src.Fetch(ctx)
 		if srcErr == nil {
 			return evFetched{seed{pair: pair, source: src.String(), signsIn: src.SignsIn()}}
 		}

@@ -277,7 +277,7 @@ func (m *machine) failed(a Answer) {
 // over closes an attempt, whatever became of it.
 func (m *machine) over(a Answer) {
 	m.stage = stageIdle
-	m.attempt.gated = false
+	m.attempt.gated, m.attempt.conn = false, nil
 	if a.Err != nil {
 		m.unlock() // otherwise when the next pair is in the store
 	}

@@ -100,7 +100,7 @@ func (m *machine) withdraw(why string) {
 		m.answerWaiting(errors.New(why))
 	}
 	m.stage = stageIdle
-	m.attempt.gated = false
+	m.attempt.gated, m.attempt.conn = false, nil
 	m.shown = view{}
 	m.unlock()
 	m.reconcile()

@@ -31,18 +31,24 @@ func (a *actor) useStore(store Store) {
 		a.watched = nil
 	}
 	a.keepLock(nil)
-	a.store, a.storeID = store, 0
-	if store == nil {
+	if a.store = store; store == nil {
 		return
 	}
 	a.stores++
-	a.storeID = a.stores
 	s := a.session
 	a.watched = store.Watch(s.key, func() {
 		if !s.news.Swap(true) {
 			s.post(evNews{})
 		}
 	})
+}
+
+// storeID numbers the stores that were used; 0 is none.
+func (a *actor) storeID() uint64 {
+	if a.store == nil {
+		return 0
+	}
+	return a.stores
 }
 
 // keepLock keeps what releases the store's lock; one that is held is released.
@@ -61,13 +67,13 @@ type evStored struct {
 
 // atStore is work whose event counts only as long as the store is the same.
 func (a *actor) atStore(f func() any) {
-	id := a.storeID
+	id := a.storeID()
 	a.work(func() any { return evStored{id, f()} })
 }
 
 // fromStore takes what a store has answered.
 func (a *actor) fromStore(ev evStored) {
-	if ev.store == a.storeID {
+	if ev.store == a.storeID() {
 		a.handle(ev.event)
 		return
 	}

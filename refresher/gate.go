@@ -3,7 +3,6 @@ package refresher
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -37,34 +36,22 @@ type snapshot struct {
 	view
 	header   string // "Bearer " and the token
 	notAfter Instant
-	wait     time.Duration
-	older    []*snapshot // of the same generation: requests may carry its token by them
 
 	// word is the gate. One word, so that passing and closing have an order:
 	// whoever passed is counted before the closer looks.
 	word    atomic.Uint64
-	drained event         // the gate is closed and nobody counted that cannot be sent again
-	quiet   event         // the gate is closed and nobody counted at all
-	next    chan struct{} // closed when a successor is published
+	drained event // the gate is closed and nobody counted that cannot be sent again
+	quiet   event // the gate is closed and nobody counted at all
+	next    event // a successor is published
 }
-
-// event is a channel that is closed once, by whoever comes first.
-type event struct {
-	once sync.Once
-	ch   chan struct{}
-}
-
-func (e *event) happen() { e.once.Do(func() { close(e.ch) }) }
 
 const bearerPrefix = "Bearer "
 
-func newSnapshot(v view, token Secret, notAfter Instant, wait time.Duration) *snapshot {
-	return &snapshot{
-		view: v, header: bearerPrefix + token.Reveal(), notAfter: notAfter, wait: wait,
-		drained: event{ch: make(chan struct{})}, quiet: event{ch: make(chan struct{})},
-		next: make(chan struct{}),
-	}
+func newSnapshot(v view, token Secret, notAfter Instant) *snapshot {
+	return &snapshot{view: v, header: bearerPrefix + token.Reveal(), notAfter: notAfter}
 }
+
+func (s *snapshot) token() string { return s.header[len(bearerPrefix):] }
 
 // enter counts a request in, unless the gate is closed.
 func (s *snapshot) enter(one uint64) bool {
@@ -82,28 +69,32 @@ func (s *snapshot) leave(one uint64) {
 	}
 }
 
-// follow takes over what passed by the snapshot before, if that is of the same
-// generation.
-func (s *snapshot) follow(old *snapshot) {
-	if old.mode != modeReady || old.epoch != s.epoch || old.generation != s.generation {
-		return
-	}
-	for _, o := range old.older {
-		if o.word.Load()&^(gateClosed|gateBarred) != 0 {
-			s.older = append(s.older, o)
+// lineage are the snapshots by which requests may carry the token of the
+// generation in use. The last is the published one.
+type lineage []*snapshot
+
+// followed is the lineage with a new snapshot: those before it stay if they are
+// of the same generation and requests passed by them that are not over.
+func (l lineage) followed(by *snapshot) (next lineage) {
+	for i, s := range l {
+		last := i == len(l)-1 // busy or not: somebody may be just about to pass
+		busy := s.word.Load()&^(gateClosed|gateBarred) != 0
+		if (busy || last) && s.mode == modeReady && s.epoch == by.epoch && s.generation == by.generation {
+			next = append(next, s)
 		}
 	}
-	s.older = append(s.older, old) // busy or not: somebody may be just about to pass
+	return append(next, by)
+}
+
+func (l lineage) closeGate() {
+	for _, s := range l {
+		s.closeGate()
+	}
 }
 
 // closeGate holds back what comes from now on; drained and quiet tell when
 // those that passed before are done.
-func (s *snapshot) closeGate() {
-	for _, o := range s.older {
-		o.closeGate()
-	}
-	s.tellIfEmpty(s.word.Or(gateClosed) | gateClosed)
-}
+func (s *snapshot) closeGate() { s.tellIfEmpty(s.word.Or(gateClosed) | gateClosed) }
 
 func (s *snapshot) tellIfEmpty(word uint64) {
 	if word&countOther == 0 {
@@ -119,18 +110,17 @@ func (s *snapshot) bar() { s.word.Or(gateBarred) }
 
 // drain waits for what passed: briefly for all, up to limit for the requests
 // that could not be sent again.
-func (s *snapshot) drain(limit time.Duration) {
-	all := append(s.older[:len(s.older):len(s.older)], s)
-	await(all, func(s *snapshot) <-chan struct{} { return s.quiet.ch }, min(politeDrain, limit))
-	await(all, func(s *snapshot) <-chan struct{} { return s.drained.ch }, limit-politeDrain)
+func (l lineage) drain(limit time.Duration) {
+	l.await(func(s *snapshot) *event { return &s.quiet }, min(politeDrain, limit))
+	l.await(func(s *snapshot) *event { return &s.drained }, limit-politeDrain)
 }
 
-func await(all []*snapshot, of func(*snapshot) <-chan struct{}, limit time.Duration) {
+func (l lineage) await(what func(*snapshot) *event, limit time.Duration) {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	for _, s := range all {
+	for _, s := range l {
 		select {
-		case <-of(s):
+		case <-what(s).happened():
 		case <-timer.C:
 			return
 		}
@@ -152,7 +142,7 @@ type Pass struct {
 func (p Pass) Bearer() string { return p.snap.header }
 
 // Token returns the access token alone.
-func (p Pass) Token() string { return p.snap.header[len(bearerPrefix):] }
+func (p Pass) Token() string { return p.snap.token() }
 
 // Generation returns the number of the token's pair within its epoch.
 func (p Pass) Generation() uint64 { return p.snap.generation }
@@ -266,10 +256,10 @@ func (s *Session) enterWaiting(ctx context.Context, repeatable bool, began time.
 			return Pass{}, err
 		}
 		select {
-		case <-snap.next:
+		case <-snap.next.happened():
 		case <-ctx.Done():
 			return Pass{}, context.Cause(ctx)
-		case <-s.done:
+		case <-s.done.happened():
 			return Pass{}, &Unavailable{Session: s.name, RetryAfter: time.Second}
 		case <-limit.C:
 			if snap := s.cur.Load(); snap.mode == modeReady && (snap.notAfter.IsZero() || s.clock.Now().Boot < snap.notAfter.Boot) {
@@ -333,10 +323,10 @@ func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next 
 			return Pass{}, false, nil
 		}
 		select {
-		case <-snap.next:
+		case <-snap.next.happened():
 		case <-ctx.Done():
 			return Pass{}, false, context.Cause(ctx)
-		case <-s.done:
+		case <-s.done.happened():
 			return Pass{}, false, nil
 		case <-limit.C:
 			return Pass{}, false, nil
@@ -363,7 +353,7 @@ func (s *Session) ask(p Pass, at Instant, route string) verdict {
 	select {
 	case v := <-reply:
 		return v
-	case <-s.done:
+	case <-s.done.happened():
 		return verdictPass
 	}
 }

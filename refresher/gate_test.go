@@ -9,12 +9,12 @@ import (
 )
 
 func readySnapshot() *snapshot {
-	return newSnapshot(view{mode: modeReady, epoch: 1, generation: 1}, NewSecret("a"), Instant{}, time.Second)
+	return newSnapshot(view{mode: modeReady, epoch: 1, generation: 1}, NewSecret("a"), Instant{})
 }
 
-func isClosed(c chan struct{}) bool {
+func isClosed(e *event) bool {
 	select {
-	case <-c:
+	case <-e.happened():
 		return true
 	default:
 		return false
@@ -29,22 +29,22 @@ func TestTheGateIsDrainedWhenThoseWhoPassedAreDone(t *testing.T) {
 		}
 	}
 	s.closeGate()
-	if s.enter(oneOther) || isClosed(s.drained.ch) {
+	if s.enter(oneOther) || isClosed(&s.drained) {
 		t.Fatal("a closed gate lets through, or is drained with two inside")
 	}
 	s.leave(oneOther)
-	if isClosed(s.drained.ch) {
+	if isClosed(&s.drained) {
 		t.Fatal("drained with one inside")
 	}
 	s.leave(oneOther)
-	if !isClosed(s.drained.ch) || s.enter(oneOther) {
+	if !isClosed(&s.drained) || s.enter(oneOther) {
 		t.Fatal("not drained, or open again")
 	}
 	s.uncount2(t)
 
 	empty := readySnapshot()
 	empty.closeGate()
-	if !isClosed(empty.drained.ch) {
+	if !isClosed(&empty.drained) {
 		t.Fatal("an empty one is not drained at once")
 	}
 }
@@ -83,7 +83,7 @@ func TestTheGateUnderRaces(t *testing.T) {
 		wg.Go(func() {
 			<-start
 			s.closeGate()
-			<-s.drained.ch
+			<-s.drained.happened()
 			if n := inside.Load(); n != 0 {
 				t.Errorf("%d inside a drained gate", n)
 			}
@@ -103,12 +103,12 @@ func TestARequestWithoutAnAnswerCountsForASecond(t *testing.T) {
 		s.closeGate()
 		time.Sleep(settleAfter - 1)
 		synctest.Wait()
-		if isClosed(s.drained.ch) {
+		if isClosed(&s.drained) {
 			t.Fatal("drained too early")
 		}
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		if !isClosed(s.drained.ch) {
+		if !isClosed(&s.drained) {
 			t.Fatal("not drained")
 		}
 		p.Settle() // late, and twice
@@ -129,7 +129,7 @@ func TestAHoldReleasedByItsTimerUnderRaces(t *testing.T) {
 		s.pass(false)
 	}
 	s.closeGate()
-	<-s.drained.ch
+	<-s.drained.happened()
 }
 
 func TestAPassTellsWhatItIs(t *testing.T) {

@@ -15,19 +15,24 @@ type environment struct {
 	// owner tells this process from the others that share the session.
 	owner uint64
 	// fresh is the key that a session gets with its first record: drawn from the
-	// encryption key, so that instances that begin at once have the same.
+	// encryption key, so that instances that begin at once have the same. Later
+	// it may be missing.
 	fresh []byte
 	// spread spreads a session's instants over [0,1): the same for everybody who
 	// holds its record.
 	spread func(key []byte, epoch, generation, n uint64) float64
 }
 
-func newEnvironment(clock Clock) environment {
-	env := environment{countsSleep: clock.CountsSleep(), bootID: clock.BootID(), spread: spread}
+func newOwner() uint64 {
 	var owner [8]byte
 	_, _ = rand.Read(owner[:]) // never fails (crypto/rand)
-	env.owner = binary.BigEndian.Uint64(owner[:])
-	return env
+	return binary.BigEndian.Uint64(owner[:])
+}
+
+// environment is made anew for each use: all sessions of a process have the same
+// but for the owner.
+func (s *Session) environment() environment {
+	return environment{countsSleep: s.clock.CountsSleep(), bootID: s.clock.BootID(), owner: s.owner, spread: spread}
 }
 
 // keyedSum is HMAC-SHA256 of the parts, each with its length before it, cut to

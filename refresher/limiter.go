@@ -37,10 +37,10 @@ func (l *limited) Close() {
 }
 
 // prepare connects to the issuer, as soon as the limiter allows.
-func (s *Session) prepare(cfg *attachment, last bool) (Exchange, error) {
+func (s *Session) prepare(ctx context.Context, cfg *attachment, last bool) (Exchange, error) {
 	failpoint.Reach("W0")
 	timeout := orDefault(cfg.Issuer.Profile().Timeout, defaultTimeout)
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if cfg.Limiter == nil {
 		return cfg.Issuer.Prepare(ctx)

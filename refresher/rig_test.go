@@ -81,6 +81,7 @@ func (r *rig) pair() Pair {
 func (r *rig) step(event any) []any {
 	r.t.Helper()
 	r.state, r.last = step(r.state, r.now, event)
+	r.state = repacked(r.t, r.state)
 	r.all = append(r.all, r.last...)
 	return r.last
 }

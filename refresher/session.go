@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,28 +31,28 @@ type Session struct {
 	clock Clock
 
 	cur     atomic.Pointer[snapshot]
-	status  atomic.Pointer[Status]
+	known   atomic.Pointer[packed] // the state as the last event left it
+	owner   uint64                 // see environment
 	waiting atomic.Int64
 
 	actor actor
 	queue queue
-	news  atomic.Bool   // the store may have changed, and the actor has yet to see
-	done  chan struct{} // closed when the actor has ended
+	news  atomic.Bool // the store may have changed, and the actor has yet to see
+	done  event       // the actor has ended
 
 	attached struct {
 		sync.Mutex
 		list   []*attachment // the newest is in force
 		opened bool          // the journal was opened, or is being waited for
+		closed bool          // by Close
 	}
-	ctx   context.Context // ends with Close; no exchange hangs on it
-	close context.CancelFunc
 }
 
 // Options are what a session is made with.
 type Options struct {
 	// Dir is where the journal is kept; it is made if need be (0700). Required.
 	Dir string
-	// Clock defaults to [NewClock].
+	// Clock defaults to one made by [NewClock].
 	Clock Clock
 }
 
@@ -79,22 +80,23 @@ type attachment struct{ Config }
 
 // New makes a session. Nothing is read or started yet.
 func New(name string, opts Options) *Session {
-	s := &Session{
-		name: name, key: strings.ToLower(name), dir: opts.Dir, clock: opts.Clock,
-		done: make(chan struct{}),
-	}
+	s := &Session{name: name, key: strings.ToLower(name), dir: opts.Dir, clock: opts.Clock, owner: newOwner()}
 	if s.clock == nil {
-		s.clock = NewClock()
+		s.clock = systemClock()
 	}
-	s.ctx, s.close = context.WithCancel(context.Background())
-	s.cur.Store(newSnapshot(view{mode: modeComing}, Secret{}, Instant{}, Policy{}.wait()))
-	s.status.Store(&Status{Name: name, State: PhaseHolding})
+	s.cur.Store(newSnapshot(view{mode: modeComing, wait: Policy{}.wait()}, Secret{}, Instant{}))
+	s.known.Store(new(state).pack())
 	s.actor.session = s
-	s.actor.state.env = newEnvironment(s.clock)
 	s.actor.timer = time.AfterFunc(time.Hour, func() { s.post(evTick{}) })
 	s.actor.timer.Stop()
 	return s
 }
+
+// What all sessions share that are given none.
+var (
+	systemClock = sync.OnceValue(NewClock)
+	silent      = zap.NewNop()
+)
 
 // Name returns the session's name as configured.
 func (s *Session) Name() string { return s.name }
@@ -105,12 +107,12 @@ func (s *Session) Name() string { return s.name }
 // the session waits for its turn.
 func (s *Session) Attach(cfg Config) (detach func(), err error) {
 	if cfg.Logger == nil {
-		cfg.Logger = zap.NewNop()
+		cfg.Logger = silent
 	}
 	a := &attachment{cfg}
 	s.attached.Lock()
 	defer s.attached.Unlock()
-	if s.ctx.Err() != nil {
+	if s.attached.closed {
 		return nil, fmt.Errorf("session %q has ended", s.name)
 	}
 	var opened any
@@ -126,20 +128,17 @@ func (s *Session) Attach(cfg Config) (detach func(), err error) {
 	if opened != nil {
 		s.post(opened)
 	}
-	return sync.OnceFunc(func() { s.detach(a) }), nil
+	return func() { s.detach(a) }, nil
 }
 
 func (s *Session) detach(a *attachment) {
 	s.attached.Lock()
 	defer s.attached.Unlock()
 	list := s.attached.list
-	for i := range list {
-		if list[i] == a {
-			s.attached.list = append(list[:i:i], list[i+1:]...)
-			break
-		}
+	if i := slices.Index(list, a); i >= 0 {
+		s.attached.list = append(list[:i:i], list[i+1:]...)
+		s.post(s.configured())
 	}
-	s.post(s.configured())
 }
 
 // configured is the event for the configuration in force; the lock is held.
@@ -165,13 +164,13 @@ func (s *Session) post(event any) (ok bool) {
 // stay good.
 func (s *Session) Close(ctx context.Context) error {
 	s.attached.Lock() // an Attach under way has posted its journal when this is over
-	if s.ctx.Err() == nil {
-		s.close()
+	if !s.attached.closed {
+		s.attached.closed = true
 		s.post(evClosing{})
 	}
 	s.attached.Unlock()
 	select {
-	case <-s.done:
+	case <-s.done.happened():
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("session %q is still ending: %w", s.name, context.Cause(ctx))
@@ -220,7 +219,7 @@ func (s *Session) call(ctx context.Context, event func(chan<- error) any) error 
 			return fmt.Errorf("session %q: %w", s.name, err)
 		}
 		return nil
-	case <-s.done:
+	case <-s.done.happened():
 		return fmt.Errorf("session %q has ended", s.name)
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -147,7 +147,7 @@ func (r *simRequest) ask() {
 			r.fails("401 after waiting")
 			return
 		}
-		next := snap.next
+		next := snap.next.happened()
 		var poll func()
 		poll = func() {
 			select {

@@ -14,12 +14,14 @@ type simSidecar struct {
 	up      bool
 	state   state
 	snap    *snapshot
+	gates   lineage
 	token   string
 	waiting []*simRequest
 	epoch   uint64 // shown to requests last: neither ever goes back
 	shown   uint64
 
 	disk    *record // the journal
+	steps   int
 	wakeAt  time.Duration
 	sending int
 	coming  string // the refresh token of the answer that is being read
@@ -163,6 +165,10 @@ func (s *simSidecar) step(event any) {
 	for _, eff := range effects {
 		s.perform(eff)
 	}
+	// At rest now and then: that takes longer than a step.
+	if s.steps++; s.steps%16 == 0 && s.w.mut == (mutation{}) && s.state.whole() {
+		s.state.pack().unpack(&s.state, s.state.env)
+	}
 	s.check()
 }
 
@@ -231,14 +237,15 @@ func (s *simSidecar) publish(v view, token string, barred bool) {
 		s.epoch, s.shown = v.epoch, v.generation
 	}
 	old := s.snap
-	s.snap = newSnapshot(v, NewSecret(token), s.state.sched.notAfter, 10*time.Second)
+	v.wait = 10 * time.Second
+	s.snap = newSnapshot(v, NewSecret(token), s.state.sched.notAfter)
 	if barred {
 		s.snap.bar()
 	}
 	s.token = token
+	s.gates = s.gates.followed(s.snap)
 	if old != nil {
-		s.snap.follow(old)
-		close(old.next)
+		old.next.happen()
 	}
 	waiting := s.waiting
 	s.waiting = nil
@@ -248,18 +255,18 @@ func (s *simSidecar) publish(v view, token string, barred bool) {
 }
 
 func (s *simSidecar) drain(eff effDrain) {
-	snap := s.snap
+	gates := s.gates
 	if s.w.mut.noGate {
 		s.later(0, func() { s.step(evDrained{attempt: eff.attempt}) })
 		return
 	}
-	snap.closeGate()
+	gates.closeGate()
 	limit := s.w.now.Boot + eff.limit
 	var poll func()
 	poll = func() {
-		for _, one := range append(snap.older[:len(snap.older):len(snap.older)], snap) {
+		for _, one := range gates {
 			select {
-			case <-one.drained.ch:
+			case <-one.drained.happened():
 			default:
 				if s.w.now.Boot < limit {
 					s.later(time.Millisecond, poll)

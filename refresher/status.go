@@ -29,15 +29,17 @@ type Status struct {
 
 // Status returns the session's state of this moment.
 func (s *Session) Status() Status {
-	st := *s.status.Load()
-	st.Waiting = int(s.waiting.Load())
+	var known state
+	s.known.Load().unpack(&known, s.environment())
+	st := known.status(s.clock.Now())
+	st.Name, st.Waiting = s.name, int(s.waiting.Load())
 	return st
 }
 
-func (s *state) status(of *Session) *Status {
-	m := machine{state: *s, now: of.clock.Now()}
-	st := &Status{
-		Name: of.name, State: m.phase(), Reason: s.rec.Lost,
+func (s *state) status(now Instant) Status {
+	m := machine{state: *s, now: now}
+	st := Status{
+		State: m.phase(), Reason: s.rec.Lost,
 		Epoch: s.rec.Epoch, Generation: s.rec.Generation, Source: s.rec.Source,
 		ExpiresAt: s.sched.notAfter.Wall, RefreshAt: s.sched.refreshAt.Wall,
 		HoldOff:    s.sched.holdOff,

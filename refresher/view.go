@@ -34,9 +34,9 @@ const (
 // published when it differs from the last.
 type view struct {
 	mode              mode
+	watch             bool // modeReady: an answer that is not 401 is a witness
 	epoch, generation uint64
 	until             int64 // modeLater: Instant.Boot
-	watch             bool  // modeReady: an answer that is not 401 is a witness
 	reason            Reason
 	wait              time.Duration // the longest that a request waits
 }

@@ -15,7 +15,7 @@ const (
 )
 
 var (
-	testPaths  = [2]string{"s.j0", "s.j1"}
+	testPaths  = slotPaths("s")
 	errCrashed = errors.New("crashed") // panicked with, to leave a call in its middle
 )
 

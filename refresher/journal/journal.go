@@ -40,8 +40,7 @@ type file interface {
 type opener func(path string) (file, error)
 
 type slot struct {
-	path string
-	f    file // nil after a failed reopening
+	f file // nil while it is not needed, or after a failed reopening
 	// doubt marks a slot whose last write failed. What a read of it returns may
 	// be in the page cache only, so it is not read until a write succeeded.
 	doubt bool
@@ -52,6 +51,7 @@ type slot struct {
 type Journal struct {
 	mu     sync.Mutex
 	open   opener
+	base   string // of the slots' paths, see slotPaths
 	slots  [2]slot
 	newest int    // index of the slot with the newest record
 	seq    uint64 // its number; 0 is the genesis: nothing was ever acknowledged
@@ -65,8 +65,8 @@ type Journal struct {
 }
 
 // load opens the slot files and reads them.
-func load(paths [2]string, open opener) (*Journal, error) {
-	j := &Journal{open: open, slots: [2]slot{{path: paths[0]}, {path: paths[1]}}}
+func load(base string, open opener) (*Journal, error) {
+	j := &Journal{open: open, base: base}
 	if _, err := j.scan(); err != nil {
 		_ = j.Close()
 		return nil, err
@@ -86,7 +86,7 @@ func (j *Journal) Read() (body []byte, ok bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
-		return nil, false, fmt.Errorf("reading journal %s: %w", j.slots[0].path, fs.ErrClosed)
+		return nil, false, fmt.Errorf("reading journal %s: %w", j.path(0), fs.ErrClosed)
 	}
 	body, err = j.scan()
 	if err == nil {
@@ -116,7 +116,7 @@ func (j *Journal) Write(body []byte) error {
 	defer j.mu.Unlock()
 	switch {
 	case j.closed:
-		return fmt.Errorf("writing journal %s: %w", j.slots[0].path, fs.ErrClosed)
+		return fmt.Errorf("writing journal %s: %w", j.path(0), fs.ErrClosed)
 	case len(body) > MaxBody:
 		return fmt.Errorf("%w: %d bytes, at most %d fit", ErrTooLarge, len(body), MaxBody)
 	case j.fault != nil:
@@ -127,7 +127,7 @@ func (j *Journal) Write(body []byte) error {
 	}
 	// Both: the next write must not fail for want of a descriptor.
 	for i := range j.slots {
-		if err := j.reopen(&j.slots[i]); err != nil {
+		if err := j.reopen(i); err != nil {
 			return err
 		}
 	}
@@ -207,12 +207,12 @@ func (j *Journal) scan() (newest []byte, err error) {
 	case foreign:
 		// Falling back to the other slot would bring back an older state.
 		j.fault = fmt.Errorf("journal %s: %w: run the version that wrote it, or set the journal aside",
-			j.slots[0].path, ErrVersion)
+			j.path(0), ErrVersion)
 	case blanks == len(j.slots):
 		j.newest, j.seq = 1, 0 // the genesis, which settle writes
 	case valid == 0:
 		j.fault = fmt.Errorf("journal %s and its twin: %w: no slot is valid; restore the files or set them aside",
-			j.slots[0].path, ErrDamaged)
+			j.path(0), ErrDamaged)
 	}
 	return newest, nil
 }
@@ -240,18 +240,17 @@ func (j *Journal) settle() error {
 
 // load returns what slot i holds, at most SlotSize bytes.
 func (j *Journal) load(i int) ([]byte, error) {
-	s := &j.slots[i]
-	if err := j.reopen(s); err != nil {
+	if err := j.reopen(i); err != nil {
 		return nil, err
 	}
 	image := make([]byte, SlotSize)
-	n, err := s.f.ReadAt(image, 0)
+	n, err := j.slots[i].f.ReadAt(image, 0)
 	if errors.Is(err, syscall.EIO) {
 		// A sector torn by a power cut can be unreadable: a torn slot, not an end.
 		return []byte{1}, nil
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("reading journal slot %s: %w", s.path, err)
+		return nil, fmt.Errorf("reading journal slot %s: %w", j.path(i), err)
 	}
 	return image[:n], nil
 }
@@ -260,10 +259,10 @@ func (j *Journal) load(i int) ([]byte, error) {
 // descriptor is given up at once; reopening is tried now and, should that fail
 // too, at the next use.
 func (j *Journal) store(i int, seq uint64, body []byte) error {
-	s := &j.slots[i]
-	if err := j.reopen(s); err != nil {
+	if err := j.reopen(i); err != nil {
 		return err
 	}
+	s := &j.slots[i]
 	image := encodeSlot(seq, body)
 	n, err := s.f.WriteAt(image, 0)
 	if err == nil && n < len(image) {
@@ -277,17 +276,20 @@ func (j *Journal) store(i int, seq uint64, body []byte) error {
 	}
 	_ = s.f.Close() // the write has failed already; closing adds nothing to it
 	s.f = nil
-	err = fmt.Errorf("writing journal slot %s: %w", s.path, err)
-	return errors.Join(err, j.reopen(s))
+	err = fmt.Errorf("writing journal slot %s: %w", j.path(i), err)
+	return errors.Join(err, j.reopen(i))
 }
 
-func (j *Journal) reopen(s *slot) error {
+func (j *Journal) path(i int) string { return slotPaths(j.base)[i] }
+
+func (j *Journal) reopen(i int) error {
+	s := &j.slots[i]
 	if s.f != nil {
 		return nil
 	}
-	f, err := j.open(s.path)
+	f, err := j.open(j.path(i))
 	if err != nil {
-		return fmt.Errorf("opening journal slot %s: %w", s.path, err)
+		return fmt.Errorf("opening journal slot %s: %w", j.path(i), err)
 	}
 	s.f = f
 	return nil

@@ -3,7 +3,6 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 )
 
@@ -11,16 +10,12 @@ import (
 var ErrLocked = errors.New("locked by another process")
 
 // Lock is an exclusive lock on a name. The kernel releases it when the process
-// ends, however it ends.
+// ends, however it ends; the collector does not, should its holder forget it.
 type Lock struct {
 	once sync.Once
-	f    *os.File
+	file lockedFile
 	err  error
 }
-
-// held keeps every lock reachable: the collector would close the file of a lock
-// that its holder only forgot, and so release it.
-var held sync.Map
 
 // TryLock takes the lock <name>.lock in dir without waiting; dir is created and
 // checked and name has the form as in [Open]. The error wraps [ErrLocked] when
@@ -38,20 +33,16 @@ func TryLock(dir, name string) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening lock file: %w", err)
 	}
-	if err := lockFile(f); err != nil {
+	locked, err := lockFile(f)
+	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	l := &Lock{f: f}
-	held.Store(l, nil)
-	return l, nil
+	return &Lock{file: locked}, nil
 }
 
 // Unlock releases the lock. Later calls return the same error again.
 func (l *Lock) Unlock() error {
-	l.once.Do(func() {
-		held.Delete(l)
-		l.err = l.f.Close()
-	})
+	l.once.Do(func() { l.err = l.file.unlock() })
 	return l.err
 }

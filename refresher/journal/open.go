@@ -26,8 +26,7 @@ func Open(dir, name string) (*Journal, error) {
 	if err := prepareDir(dir); err != nil {
 		return nil, err
 	}
-	paths := slotPaths(base)
-	for _, path := range paths {
+	for _, path := range slotPaths(base) {
 		if err := allocate(path); err != nil {
 			return nil, fmt.Errorf("preparing journal slot %s: %w", path, err)
 		}
@@ -35,7 +34,7 @@ func Open(dir, name string) (*Journal, error) {
 	if err := syncDir(dir); err != nil {
 		return nil, fmt.Errorf("syncing directory %s: %w", dir, err)
 	}
-	return load(paths, openSlot)
+	return load(base, openSlot)
 }
 
 func basePath(dir, name string) (string, error) {

@@ -3,8 +3,6 @@
 package news
 
 import (
-	"maps"
-	"slices"
 	"sync"
 	"time"
 )
@@ -16,32 +14,41 @@ const Fresh = 10 * time.Second
 // value is ready; all methods may be called at once.
 type Board struct {
 	mu       sync.Mutex
-	watchers map[string]map[*watcher]struct{} // session -> its watchers
-	heard    time.Time                        // last sign of life; zero: there is no connection
+	watchers map[string]*watcher // session -> its watchers; nearly always one
+	heard    time.Time           // last sign of life; zero: there is no connection
 }
 
-type watcher struct{ wake func() }
+// watcher is one of a session's, in a list. Only its link changes.
+type watcher struct {
+	wake func()
+	next *watcher
+}
 
 // Watch registers a watcher and returns what removes it again. A wake that is
 // under way when it is removed may still come.
 func (b *Board) Watch(session string, wake func()) (cancel func()) {
-	w := &watcher{wake}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.watchers == nil {
-		b.watchers = map[string]map[*watcher]struct{}{}
+		b.watchers = map[string]*watcher{}
 	}
-	if b.watchers[session] == nil {
-		b.watchers[session] = map[*watcher]struct{}{}
-	}
-	b.watchers[session][w] = struct{}{}
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.watchers[session], w)
-		if len(b.watchers[session]) == 0 {
-			delete(b.watchers, session)
+	w := &watcher{wake, b.watchers[session]}
+	b.watchers[session] = w
+	return func() { b.remove(session, w) }
+}
+
+func (b *Board) remove(session string, w *watcher) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := b.watchers[session]
+	for at := &first; *at != nil; at = &(*at).next {
+		if *at == w {
+			*at = w.next
+			break
 		}
+	}
+	if b.watchers[session] = first; first == nil {
+		delete(b.watchers, session)
 	}
 }
 
@@ -49,24 +56,31 @@ func (b *Board) Watch(session string, wake func()) (cancel func()) {
 // may take its own.
 func (b *Board) Wake(session string) {
 	b.mu.Lock()
-	ws := slices.Collect(maps.Keys(b.watchers[session]))
+	all := wakes(nil, b.watchers[session])
 	b.mu.Unlock()
-	for _, w := range ws {
-		w.wake()
+	for _, wake := range all {
+		wake()
 	}
 }
 
 // WakeAll wakes all watchers: news may have been missed.
 func (b *Board) WakeAll() {
 	b.mu.Lock()
-	var ws []*watcher
-	for _, of := range b.watchers {
-		ws = slices.AppendSeq(ws, maps.Keys(of))
+	var all []func()
+	for _, first := range b.watchers {
+		all = wakes(all, first)
 	}
 	b.mu.Unlock()
-	for _, w := range ws {
-		w.wake()
+	for _, wake := range all {
+		wake()
 	}
+}
+
+func wakes(all []func(), first *watcher) []func() {
+	for w := first; w != nil; w = w.next {
+		all = append(all, w.wake)
+	}
+	return all
 }
 
 // Heard notes a sign of life of the connection.
