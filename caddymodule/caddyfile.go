@@ -323,6 +323,15 @@ func onOff(d *caddyfile.Dispenser, to **bool) error {
 	return nil
 }
 
+func onOffValue(d *caddyfile.Dispenser, to *bool) error {
+	var on *bool
+	err := onOff(d, &on)
+	if err == nil {
+		*to = *on
+	}
+	return err
+}
+
 // Interface guards
 var (
 	_ caddyfile.Unmarshaler = (*App)(nil)

@@ -5,20 +5,19 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/issuer"
 )
-
-func init() { caddy.RegisterModule(new(BearerIssuer)) }
 
 // IssuerOptions are the options that all issuers have.
 type IssuerOptions struct {
@@ -33,7 +32,7 @@ type IssuerOptions struct {
 	// The issuer as it is known by name, which gives the defaults of the options
 	// revokes_previous, reuse_interval and refresh_lifetime: `7g`, `auth0`,
 	// `cognito`, `connect2id`, `curity`, `dex`, `entra`, `fusionauth`,
-	// `genauth`, `hydra`, `keycloak`, `okta` or `supabase`, each as it comes out
+	// `genauth`, `github`, `hydra`, `keycloak`, `okta` or `supabase`, each as it comes out
 	// of the box. Default: by the kind of issuer.
 	ProfileName string `json:"profile,omitempty"`
 
@@ -90,6 +89,8 @@ type FieldNames struct {
 	Access    string `json:"access,omitempty"`
 	Refresh   string `json:"refresh,omitempty"`
 	ExpiresIn string `json:"expires_in,omitempty"`
+	IDToken   string `json:"id_token,omitempty"`
+	Scope     string `json:"scope,omitempty"`
 }
 
 func (f *FieldNames) fields() refresher.Fields {
@@ -102,7 +103,10 @@ func (f *FieldNames) fields() refresher.Fields {
 		}
 		return []string{name}
 	}
-	return refresher.Fields{Access: list(f.Access), Refresh: list(f.Refresh), ExpiresIn: list(f.ExpiresIn)}
+	return refresher.Fields{
+		Access: list(f.Access), Refresh: list(f.Refresh), ExpiresIn: list(f.ExpiresIn),
+		ID: list(f.IDToken), Scope: list(f.Scope),
+	}
 }
 
 func (t *TLSOptions) config() (*tls.Config, error) {
@@ -133,91 +137,67 @@ func (t *TLSOptions) config() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// BearerIssuer exchanges a pair by a POST that carries the current access token
-// as `Authorization: Bearer` and the refresh token as JSON,
-// `{"refreshToken": "…"}`, and that answers `{"accessToken": "…",
-// "refreshToken": "…"}`: 7G's `POST /User/RefreshToken`. It sends
-// `Version: 2.0` unless `header` says otherwise.
-type BearerIssuer struct {
-	// The endpoint: https, or http on this machine.
-	URL string `json:"url,omitempty"`
-
+// issuerBase is what the modules of all issuers are made of.
+type issuerBase struct {
 	IssuerOptions
-
-	// What stands before the access token. Default: `Bearer`; empty: the bare
-	// token.
-	Scheme *string `json:"scheme,omitempty"`
-
-	// Whether an expired access token can still be exchanged. Default: false;
-	// it is not tried.
-	AcceptExpired bool `json:"accept_expired,omitempty"`
 
 	refresher.Issuer `json:"-"`
 	breaker          *breaker
 	logger           *zap.Logger
 }
 
-// CaddyModule returns the Caddy module information.
-func (*BearerIssuer) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "token_refresh.issuers.bearer", New: func() caddy.Module { return new(BearerIssuer) }}
-}
-
-// Provision sets up the issuer; nothing is dialled.
-func (b *BearerIssuer) Provision(ctx caddy.Context) error {
-	cfg, err := b.config(caddy.NewReplacer())
-	if err != nil {
-		return fmt.Errorf("issuer bearer: %w", err)
-	}
-	made, err := issuer.NewBearer(cfg)
-	if err != nil {
-		return fmt.Errorf("issuer bearer: %w", err)
-	}
+// use takes the issuer that the options led to; address is where it is.
+func (b *issuerBase) use(ctx caddy.Context, address string, made refresher.Issuer) {
 	b.Issuer = made
-	b.breaker, b.logger = breakerFor(b.URL, b.Rate), ctx.Logger()
-	return nil
-}
-
-// config resolves the placeholders; repl nil leaves them.
-func (b *BearerIssuer) config(repl *caddy.Replacer) (issuer.BearerConfig, error) {
-	if err := b.check(); err != nil {
-		return issuer.BearerConfig{}, err
-	}
-	known, err := b.profile(profiles["7g"])
-	if err != nil {
-		return issuer.BearerConfig{}, err
-	}
-	header, err := resolveHeader(repl, b.Header)
-	if err != nil {
-		return issuer.BearerConfig{}, err
-	}
-	cfg := issuer.BearerConfig{
-		URL: b.URL, InsecureHTTP: b.InsecureHTTP, Scheme: b.Scheme,
-		Header: header, Fields: b.Fields.fields(),
-		Profile: refresher.Profile{
-			RevokesPrevious: known.revokes,
-			NeedsAccess:     true,
-			AcceptsExpired:  b.AcceptExpired,
-			ReuseInterval:   known.reuse,
-			RefreshLifetime: known.lifetime,
-			HoldOff:         time.Duration(b.HoldOff),
-			Timeout:         time.Duration(b.Timeout),
-		},
-	}
-	if repl != nil { // files are not read while a Caddyfile is adapted
-		cfg.TLS, err = b.TLS.config()
-	}
-	return cfg, err
-}
-
-// unmarshalOption reads an option that is not the bearer issuer's own.
-func (b *BearerIssuer) unmarshalOption(d *caddyfile.Dispenser, option string) error {
-	return b.unmarshalProfile(d, option)
+	b.breaker, b.logger = breakerFor(address, b.Rate), ctx.Logger()
 }
 
 // Limiter bounds a session's exchanges, together with those of all others that
 // have the issuer.
-func (b *BearerIssuer) Limiter(session string) refresher.Limiter {
+func (b *issuerBase) Limiter(session string) refresher.Limiter {
 	return &issuerLimiter{breaker: b.breaker, session: strings.ToLower(session), logger: b.logger}
+}
+
+// warnOfSecret tells of a secret that stands in the configuration itself.
+func (b *issuerBase) warnOfSecret(option, value, address string) {
+	warnOfSecret(b.logger, "the issuer's "+option, value, address)
+}
+
+func warnOfSecret(logger *zap.Logger, what, value, address string) {
+	if value != "" && !placeholder.MatchString(value) && !onThisMachine(address) {
+		logger.Warn(what+" stands in the configuration itself, which Caddy shows and saves; put {env.…} or {file.…} there",
+			zap.String("url", address))
+	}
+}
+
+// options resolves the placeholders; repl nil leaves them. usual are the
+// defaults of the issuer's kind.
+func (o *IssuerOptions) options(repl *caddy.Replacer, usual profile) (issuer.Options, error) {
+	if err := o.check(); err != nil {
+		return issuer.Options{}, err
+	}
+	known, err := o.profile(usual)
+	if err != nil {
+		return issuer.Options{}, err
+	}
+	header, err := resolveHeader(repl, o.Header)
+	if err != nil {
+		return issuer.Options{}, err
+	}
+	out := issuer.Options{
+		InsecureHTTP: o.InsecureHTTP, Header: header, Fields: o.Fields.fields(),
+		Profile: refresher.Profile{
+			RevokesPrevious: known.revokes,
+			ReuseInterval:   known.reuse,
+			RefreshLifetime: known.lifetime,
+			HoldOff:         time.Duration(o.HoldOff),
+			Timeout:         time.Duration(o.Timeout),
+		},
+	}
+	if repl != nil { // files are not read while a Caddyfile is adapted
+		out.TLS, err = o.TLS.config()
+	}
+	return out, err
 }
 
 func (o *IssuerOptions) check() error {
@@ -238,6 +218,21 @@ func (o *IssuerOptions) check() error {
 	return fmt.Errorf("reuse_interval: %q is neither same nor new", o.ReuseAnswer)
 }
 
+// resolveAll resolves several options; repl nil leaves them.
+func resolveAll(repl *caddy.Replacer, options map[string]*string) error {
+	if repl == nil {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		value, err := resolve(repl, name, *options[name])
+		if err != nil {
+			return err
+		}
+		*options[name] = value
+	}
+	return nil
+}
+
 func resolveHeader(repl *caddy.Replacer, header http.Header) (http.Header, error) {
 	out := header.Clone()
 	if repl == nil {
@@ -254,9 +249,5 @@ func resolveHeader(repl *caddy.Replacer, header http.Header) (http.Header, error
 	return out, nil
 }
 
-// Interface guards
-var (
-	_ caddy.Provisioner = (*BearerIssuer)(nil)
-	_ refresher.Issuer  = (*BearerIssuer)(nil)
-	_ limited           = (*BearerIssuer)(nil)
-)
+// Interface guard
+var _ limited = (*issuerBase)(nil)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
 // profile is how an issuer treats what it issued, as far as that differs from
@@ -28,8 +27,10 @@ const (
 )
 
 // profiles are the issuers known by name, each in its rotating mode as it comes
-// out of the box. Where a product also has a mode without rotation, the values
-// hold for that one, too: they are only more careful than need be.
+// out of the box, whatever the kind of issuer by which it is spoken to. Where a
+// product also has a mode without rotation, the values hold for that one, too:
+// they are only more careful than need be. All are from documentation, none was
+// tried.
 var profiles = map[string]profile{
 	// POST /User/RefreshToken: its documentation (30 days, the access token is
 	// revoked), what it leaves open read strictly.
@@ -58,6 +59,9 @@ var profiles = map[string]profile{
 	// GenAuth's documentation: the answer holds the same refresh token until
 	// that expires.
 	"genauth": {reuse: forgiving},
+	// GitHub Apps: the refresh token and the access token that it came with stop
+	// working once it is used; 6 months.
+	"github": {revokes: true, lifetime: 180 * day},
 	// Ory Hydra's configuration schema: oauth2.grant.refresh_token
 	// .rotation_grace_period 0s, ttl.refresh_token 720h; the access token issued
 	// with the used refresh token is revoked.
@@ -98,26 +102,4 @@ func (o *IssuerOptions) profile(usual profile) (profile, error) {
 		p.lifetime = time.Duration(o.RefreshLifetime)
 	}
 	return p, nil
-}
-
-// unmarshalProfile reads the options that say how the issuer treats what it
-// issued, and any other that all issuers have.
-//
-//	profile <name>
-//	refresh_lifetime <duration>
-//	reuse_interval <duration> [same|new]
-func (o *IssuerOptions) unmarshalProfile(d *caddyfile.Dispenser, option string) error {
-	switch option {
-	case "profile":
-		return oneArg(d, &o.ProfileName)
-	case "refresh_lifetime":
-		return duration(d, &o.RefreshLifetime)
-	case "reuse_interval":
-		err := o.unmarshalReuse(d)
-		if o.ReuseInterval == 0 {
-			o.ReuseInterval = never
-		}
-		return err
-	}
-	return o.unmarshalOption(d, option)
 }

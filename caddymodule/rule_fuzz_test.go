@@ -34,7 +34,7 @@ func FuzzCaddyfile(f *testing.F) {
 			t.Skip() // of other files
 		}
 		_, _ = adaptText(input)
-		for _, u := range []caddyfile.Unmarshaler{new(App), new(Handler), new(Session), new(BearerIssuer), new(LoginSource), new(FileSource), new(EnvSource), new(ImportSource), new(Sandbox)} {
+		for _, u := range []caddyfile.Unmarshaler{new(App), new(Handler), new(Session), new(BearerIssuer), new(OAuth2Issuer), new(FusionAuthIssuer), new(LoginSource), new(FileSource), new(EnvSource), new(ImportSource), new(Sandbox)} {
 			_ = u.UnmarshalCaddyfile(caddyfile.NewTestDispenser(input))
 		}
 	})

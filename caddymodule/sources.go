@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/issuer"
@@ -190,10 +189,7 @@ func (s *LoginSource) Provision(ctx caddy.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("tokens login: %w", err)
 	}
-	if s.Password != "" && len(placeholder.FindString(s.Password)) == 0 && !onThisMachine(s.URL) {
-		ctx.Logger().Warn("the login's password stands in the configuration itself, which Caddy shows and saves; put {env.…} or {file.…} there",
-			zap.String("url", s.URL))
-	}
+	warnOfSecret(ctx.Logger(), "the login's password", s.Password, s.URL)
 	return nil
 }
 

@@ -11,6 +11,9 @@ const (
 	MaxAnswer       = 64 << 10 // bytes of an issuer's answer, of a tokens file, of an import
 	MaxAccessToken  = 16 << 10
 	MaxRefreshToken = 8 << 10
+	MaxIDToken      = 16 << 10
+	maxScope        = 4 << 10
+	maxHandle       = 256
 )
 
 // ErrNoPair is what a [Source] returns that has no pair yet: a file that does
@@ -26,6 +29,18 @@ type Pair struct {
 	// RFC 6749 section 5.1), counted from the request; 0 where it said nothing
 	// usable.
 	ExpiresIn time.Duration
+
+	// ID is the ID token (OpenID Connect Core 1.0 section 12.2); empty where
+	// there is none, or none that can be used: nothing depends on it.
+	ID Secret
+
+	// Scope is what the access token is good for, as the issuer told it; empty:
+	// the same as before (RFC 6749 section 5.1).
+	Scope string
+
+	// RefreshID names the refresh token without being one (FusionAuth's
+	// "refreshTokenId"); empty where the issuer has no such name.
+	RefreshID string
 }
 
 // Fields are the JSON names under which a pair is looked for, each list in
@@ -34,6 +49,9 @@ type Fields struct {
 	Access    []string
 	Refresh   []string
 	ExpiresIn []string
+	ID        []string
+	Scope     []string
+	RefreshID []string
 }
 
 // DefaultFields reads the three spellings in use: accessToken/refreshToken
@@ -44,6 +62,9 @@ func DefaultFields() Fields {
 		Access:    []string{"accessToken", "access_token", "token"},
 		Refresh:   []string{"refreshToken", "refresh_token"},
 		ExpiresIn: []string{"expires_in", "expiresIn"},
+		ID:        []string{"id_token", "idToken"},
+		Scope:     []string{"scope"},
+		RefreshID: []string{"refreshTokenId"},
 	}
 }
 
@@ -52,7 +73,8 @@ func DefaultFields() Fields {
 // UTF-8, more than [MaxAnswer] bytes or a depth above 8 are errors, tokens are
 // strings of characters that a header can carry. Other members are ignored.
 // A missing access token is an error; a missing (or null) refresh token is not.
-// No error repeats any of the text.
+// An ID token, scope or refresh token's name of another form counts as none: a
+// pair is not lost for what it can do without. No error repeats any of the text.
 func ParsePair(body []byte, f Fields) (Pair, error) {
 	obj, err := parseObject(body)
 	if err != nil {
@@ -73,7 +95,30 @@ func ParsePair(body []byte, f Fields) (Pair, error) {
 		Access:    NewSecret(access),
 		Refresh:   NewSecret(refresh),
 		ExpiresIn: obj.seconds(f.ExpiresIn),
+		ID:        NewSecret(obj.optional(f.ID, MaxIDToken, headerSafe)),
+		Scope:     obj.optional(f.Scope, maxScope, visible),
+		RefreshID: obj.optional(f.RefreshID, maxHandle, headerSafe),
 	}, nil
+}
+
+// ParseExchange reads what a program sends that refreshes for itself, as JSON: a
+// refresh token and, where the issuer wants it there, the access token. What is
+// missing, or unusable, is empty.
+func ParseExchange(body []byte, f Fields) (access, refresh string) {
+	obj, err := parseObject(body)
+	if err != nil {
+		return "", ""
+	}
+	return obj.optional(f.Access, MaxAccessToken, headerSafe), obj.optional(f.Refresh, MaxRefreshToken, visible)
+}
+
+// optional is token without its errors.
+func (o object) optional(names []string, limit int, allowed func(byte) bool) string {
+	text, err := o.token(names, limit, allowed)
+	if err != nil {
+		return ""
+	}
+	return text
 }
 
 // headerSafe reports whether a token can stand in a header field as one value.

@@ -20,12 +20,17 @@ type reader struct {
 
 // answer reads what came back.
 func (r reader) answer(o Outcome) refresher.Answer {
+	a, _ := r.judge(o)
+	return a
+}
+
+// judge is answer with the error code, "" without one.
+func (r reader) judge(o Outcome) (a refresher.Answer, code string) {
 	pair, pairErr := r.pair(o)
-	code := ""
-	if o.Err == nil && o.BodyErr == nil && o.Status >= 400 {
-		code = oauthError(o.Body)
+	if o.Err == nil && o.BodyErr == nil && (o.Status >= 400 || pairErr != nil) {
+		code = r.dialect.errorCode(o.Body)
 	}
-	a := refresher.Answer{
+	a = refresher.Answer{
 		Class:  classify(r.dialect, o, code, pairErr),
 		Status: o.Status,
 	}
@@ -34,14 +39,14 @@ func (r reader) answer(o Outcome) refresher.Answer {
 	}
 	if a.Class == refresher.ClassOK {
 		a.Pair = pair
-		return a
+		return a, code
 	}
 	a.Err = r.explain(o, code, pairErr)
-	a.RetryAfter = retryAfter(o.Header, o.ReceivedAt)
-	if successful(o) {
+	a.RetryAfter = leaveAlone(o)
+	if a.Class == refresher.ClassUnknown && successful(o) {
 		a.Raw = o.Body
 	}
-	return a
+	return a, code
 }
 
 var (
@@ -96,10 +101,10 @@ func (r reader) explain(o Outcome, code string, pairErr error) error {
 		return fmt.Errorf("%s answered %s, but not to the end: %w", r.host, status(o), o.Err)
 	case o.Err != nil:
 		return fmt.Errorf("%s did not answer: %w", r.host, o.Err)
-	case successful(o):
-		return fmt.Errorf("%s answered %s, but the answer cannot be used: %w", r.host, status(o), pairErr)
 	case code != "":
 		return fmt.Errorf("%s answered %s with the error %s", r.host, status(o), code)
+	case successful(o):
+		return fmt.Errorf("%s answered %s, but the answer cannot be used: %w", r.host, status(o), pairErr)
 	case o.Status < 400:
 		return fmt.Errorf("%s answered %s%s, which is not followed", r.host, status(o), redirectHost(o.Header))
 	default:

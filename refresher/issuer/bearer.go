@@ -60,13 +60,10 @@ func (c BearerConfig) Format(f fmt.State, _ rune) {
 // Bearer exchanges pairs as [BearerConfig] says. Make it with [NewBearer]; it is
 // safe for concurrent use.
 type Bearer struct {
-	client  *Client
-	url     *url.URL
-	prefix  string
-	header  http.Header
-	field   string
-	profile refresher.Profile
-	reader  reader
+	caller
+	url    *url.URL
+	prefix string
+	field  string
 }
 
 // NewBearer checks a configuration; nothing is dialled. Its error names what is
@@ -76,13 +73,17 @@ func NewBearer(cfg BearerConfig) (*Bearer, error) {
 	if err != nil {
 		return nil, err
 	}
-	header, err := checkHeader(cfg.Header, "Authorization")
+	c, err := Options{
+		InsecureHTTP: cfg.InsecureHTTP, Header: cfg.Header, Fields: cfg.Fields,
+		TLS: cfg.TLS, Dial: cfg.Dial, Profile: cfg.Profile,
+	}.caller(bearerEndpoint, "Authorization")
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := header["Version"]; !ok {
-		header.Set("Version", "2.0")
+	if _, ok := c.header["Version"]; !ok {
+		c.header.Set("Version", "2.0")
 	}
+	c.profile.NeedsAccess = true
 	prefix := "Bearer "
 	if cfg.Scheme != nil {
 		switch {
@@ -94,39 +95,20 @@ func NewBearer(cfg BearerConfig) (*Bearer, error) {
 			prefix = *cfg.Scheme + " "
 		}
 	}
-	profile := cfg.Profile
-	profile.NeedsAccess = true
-	if profile.Timeout < 0 {
-		return nil, errors.New("the timeout is negative")
-	}
-	if profile.Timeout == 0 {
-		profile.Timeout = DefaultTimeout
-	}
 	field := cfg.RequestField
 	if field == "" {
 		field = "refreshToken"
 	}
-	return &Bearer{
-		client:  &Client{TLS: cfg.TLS, Timeout: profile.Timeout, InsecureHTTP: cfg.InsecureHTTP, Dial: cfg.Dial},
-		url:     u,
-		prefix:  prefix,
-		header:  header,
-		field:   field,
-		profile: profile,
-		reader:  reader{host: u.Host, dialect: bearerEndpoint, fields: withDefaults(cfg.Fields)},
-	}, nil
+	return &Bearer{caller: c, url: u, prefix: prefix, field: field}, nil
 }
-
-// Profile implements [refresher.Issuer].
-func (b *Bearer) Profile() refresher.Profile { return b.profile }
 
 // Prepare implements [refresher.Issuer]; see [Client.Prepare].
 func (b *Bearer) Prepare(ctx context.Context) (refresher.Exchange, error) {
-	conn, err := b.client.Prepare(ctx, b.url)
+	ex, err := b.prepare(ctx, b.url, b.request)
 	if err != nil {
 		return nil, err
 	}
-	return &bearerExchange{bearer: b, conn: conn}, nil
+	return ex, nil
 }
 
 // String names the issuer, without the query of its URL.
@@ -135,32 +117,13 @@ func (b *Bearer) String() string { return "bearer " + place(b.url) }
 // Format implements [fmt.Formatter]: no verb reaches the header.
 func (b *Bearer) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, b.String()) }
 
-type bearerExchange struct {
-	bearer *Bearer
-	conn   *Conn
-}
-
-// Send implements [refresher.Exchange]. A pair that cannot be put into a request
-// is [refresher.ClassConfig]: it will not heal by itself, and nothing was spent.
-func (e *bearerExchange) Send(ctx context.Context, current refresher.Pair) refresher.Answer {
-	req, err := e.bearer.request(current)
-	if err != nil {
-		e.conn.Close()
-		return refresher.Answer{Class: refresher.ClassConfig, Err: fmt.Errorf("%s: nothing was sent: %w", e.bearer.url.Host, err)}
-	}
-	return e.bearer.reader.answer(e.conn.Do(ctx, req))
-}
-
-// Close implements [refresher.Exchange].
-func (e *bearerExchange) Close() { e.conn.Close() }
-
 func (b *Bearer) request(current refresher.Pair) (Request, error) {
 	access, refresh := current.Access.Reveal(), current.Refresh.Reveal()
 	switch {
 	case access == "":
 		return Request{}, errors.New("there is no access token to send")
 	case refresh == "":
-		return Request{}, errors.New("there is no refresh token to send")
+		return Request{}, errNoRefresh
 	case !fieldSafe(access):
 		return Request{}, errHeaderUnsafe
 	}
@@ -177,7 +140,6 @@ func (b *Bearer) request(current refresher.Pair) (Request, error) {
 
 // Interface guards
 var (
-	_ refresher.Issuer   = (*Bearer)(nil)
-	_ refresher.Exchange = (*bearerExchange)(nil)
-	_ fmt.Formatter      = (*Bearer)(nil)
+	_ refresher.Issuer = (*Bearer)(nil)
+	_ fmt.Formatter    = (*Bearer)(nil)
 )

@@ -17,18 +17,9 @@ import (
 // capture answers one request and returns its bytes.
 func capture(t *testing.T, change func(*BearerConfig), p refresher.Pair) string {
 	t.Helper()
-	got := make(chan string, 1)
+	got, dial := captured()
 	b := newBearer(t, "http://127.0.0.1:8080/User/RefreshToken?v=2", change)
-	b.client.Dial = func(context.Context, string, string) (net.Conn, error) {
-		near, far := net.Pipe()
-		go func() {
-			buf := make([]byte, 64<<10)
-			n, _ := far.Read(buf) // one Write is one Read on a pipe
-			got <- string(buf[:n])
-			far.Close()
-		}()
-		return near, nil
-	}
+	b.client.Dial = dial
 	wantClass(t, prepare(t, b).Send(context.Background(), p), refresher.ClassUnknown)
 	return <-got
 }

@@ -16,7 +16,18 @@ const (
 	// bearerEndpoint: 401 is about the access token that the request carried
 	// (RFC 6750 section 3.1).
 	bearerEndpoint
+	// fusionEndpoint: errors have FusionAuth's form.
+	fusionEndpoint
 )
+
+// errorCode is what the body of an answer says went wrong, in words that error
+// texts may repeat; "" where it says nothing of the kind.
+func (d dialect) errorCode(body refresher.Secret) string {
+	if d == fusionEndpoint {
+		return fusionError(body)
+	}
+	return oauthError(body)
+}
 
 // classify says what an outcome means for the refresh token that was sent
 // (rotation.md 7.1, contract 3b). code is the OAuth error of a 4xx answer, ""
@@ -32,10 +43,13 @@ func classify(d dialect, o Outcome, code string, pairErr error) refresher.Class 
 	case o.Err != nil:
 		return refresher.ClassUnknown
 	case o.Status < 300:
-		if pairErr != nil {
-			return refresher.ClassUnknown // probably committed, but to what?
+		if pairErr == nil {
+			return refresher.ClassOK
 		}
-		return refresher.ClassOK
+		if class, ok := classOfCode[code]; ok && d == tokenEndpoint {
+			return class // GitHub and others answer errors with 200
+		}
+		return refresher.ClassUnknown // probably committed, but to what?
 	case o.Status < 400:
 		return refresher.ClassRedirect
 	case o.Status < 500:
@@ -43,7 +57,7 @@ func classify(d dialect, o Outcome, code string, pairErr error) refresher.Class 
 			return class
 		}
 		return classOfClientError(d, o.Status)
-	case o.Status == http.StatusInternalServerError, o.Status == http.StatusServiceUnavailable:
+	case o.Status == http.StatusInternalServerError, o.Status == http.StatusServiceUnavailable, code == fusionWebhook:
 		return refresher.ClassRetry
 	default:
 		return refresher.ClassQuiet
@@ -65,6 +79,11 @@ var classOfCode = map[string]refresher.Class{
 	"server_error":            refresher.ClassRetry,
 	"slow_down":               refresher.ClassRetry, // RFC 8628 section 3.5
 	"use_dpop_nonce":          refresher.ClassRetry, // RFC 9449 section 8
+
+	"bad_refresh_token":            refresher.ClassRejected, // GitHub's invalid_grant
+	"incorrect_client_credentials": refresher.ClassConfig,   // and its invalid_client
+
+	fusionToken: refresher.ClassRejected,
 }
 
 // classOfClientError is for a 4xx whose body says nothing. A 400 may be the end

@@ -133,5 +133,14 @@ func withDefaults(f refresher.Fields) refresher.Fields {
 	if len(f.ExpiresIn) == 0 {
 		f.ExpiresIn = d.ExpiresIn
 	}
+	if len(f.ID) == 0 {
+		f.ID = d.ID
+	}
+	if len(f.Scope) == 0 {
+		f.Scope = d.Scope
+	}
+	if len(f.RefreshID) == 0 {
+		f.RefreshID = d.RefreshID
+	}
 	return f
 }

@@ -13,5 +13,6 @@
 // What an answer means for the refresh token is decided in one pure function
 // (classify.go), after rotation.md section 7.1.
 //
-// [Bearer] is a [refresher.Issuer], [Login] a [refresher.Source].
+// [Bearer], [OAuth2] and [FusionAuth] are a [refresher.Issuer], the last two a
+// [refresher.Revoker], too; [Login] is a [refresher.Source].
 package issuer

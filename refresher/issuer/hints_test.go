@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -55,6 +56,38 @@ func TestRetryAfterIsKeptWithEveryFailure(t *testing.T) {
 		if a.RetryAfter != time.Hour {
 			t.Errorf("%d: %v", status, a.RetryAfter)
 		}
+	}
+}
+
+func TestWhenARateLimitEnds(t *testing.T) {
+	now := time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)
+	tests := []struct {
+		name, field, value, date string
+		want                     time.Duration
+	}{
+		{name: "nothing said", field: "X-Ratelimit-Reset"},
+		{name: "seconds from now", field: "X-Ratelimit-Reset", value: "30", want: 30 * time.Second},
+		{name: "Unix time", field: "X-Ratelimit-Reset", value: fmt.Sprint(now.Unix() + 40), want: 40 * time.Second},
+		{name: "Unix time, as Okta spells it", field: "X-Rate-Limit-Reset", value: fmt.Sprint(now.Unix() + 40), want: 40 * time.Second},
+		{name: "Unix time in milliseconds", field: "X-Ratelimit-Reset", value: fmt.Sprint(now.UnixMilli() + 40000), want: 40 * time.Second},
+		{name: "Unix time by the issuer's clock, an hour ahead", field: "X-Ratelimit-Reset", value: fmt.Sprint(now.Unix() + 3640), date: "Sun, 22 Nov 2026 05:00:00 GMT", want: 40 * time.Second},
+		{name: "Unix time that has passed", field: "X-Ratelimit-Reset", value: fmt.Sprint(now.Unix() - 1)},
+		{name: "next month", field: "Ratelimit-Reset", value: "2592000", want: 24 * time.Hour},
+		{name: "a negative number", field: "X-Ratelimit-Reset", value: "-5"},
+		{name: "more digits than an integer holds", field: "X-Ratelimit-Reset", value: "99999999999999999999"},
+		{name: "garbage", field: "X-Ratelimit-Reset", value: "soon"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := http.Header{}
+			h.Set(tt.field, tt.value)
+			if tt.date != "" {
+				h.Set("Date", tt.date)
+			}
+			if got := rateLimitReset(h, now); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/url"
+	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
@@ -26,6 +28,37 @@ func jsonBody(members map[string]string) (refresher.Secret, error) {
 		return refresher.Secret{}, err
 	}
 	return refresher.NewSecret(string(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))), nil
+}
+
+// jsonMembers takes the named members out of a JSON object. Names are exact:
+// encoding/json would take "ERROR" for a struct field. Of text that is no JSON
+// object, or in which one of the names stands twice, nothing is taken.
+func jsonMembers(body refresher.Secret, names ...string) (map[string]json.RawMessage, bool) {
+	text := body.Reveal()
+	if !json.Valid([]byte(text)) {
+		return nil, false
+	}
+	dec := json.NewDecoder(strings.NewReader(text))
+	if tok, _ := dec.Token(); tok != json.Delim('{') {
+		return nil, false
+	}
+	members := map[string]json.RawMessage{}
+	for dec.More() {
+		tok, err := dec.Token()
+		var value json.RawMessage
+		if err != nil || dec.Decode(&value) != nil {
+			return nil, false
+		}
+		name, _ := tok.(string)
+		if !slices.Contains(names, name) {
+			continue
+		}
+		if _, twice := members[name]; twice {
+			return nil, false
+		}
+		members[name] = value
+	}
+	return members, true
 }
 
 // place is a URL without its query.

@@ -56,10 +56,9 @@ func (c LoginConfig) Format(f fmt.State, _ rune) {
 // Login is a source that signs in anew at each Fetch. Make it with [NewLogin];
 // it is safe for concurrent use.
 type Login struct {
-	client  *Client
+	caller  caller
 	url     *url.URL
 	request Request
-	reader  reader
 }
 
 // NewLogin checks a configuration; nothing is dialled. Its error names what is
@@ -69,23 +68,18 @@ func NewLogin(cfg LoginConfig) (*Login, error) {
 	if err != nil {
 		return nil, err
 	}
-	header, err := checkHeader(cfg.Header)
-	if err != nil {
-		return nil, err
-	}
 	body, err := loginBody(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Timeout < 0 {
-		return nil, errors.New("the timeout is negative")
+	c, err := Options{
+		InsecureHTTP: cfg.InsecureHTTP, Header: cfg.Header, Fields: cfg.Fields,
+		TLS: cfg.TLS, Dial: cfg.Dial, Profile: refresher.Profile{Timeout: cfg.Timeout},
+	}.caller(tokenEndpoint)
+	if err != nil {
+		return nil, err
 	}
-	return &Login{
-		client:  &Client{TLS: cfg.TLS, Timeout: cfg.Timeout, InsecureHTTP: cfg.InsecureHTTP, Dial: cfg.Dial},
-		url:     u,
-		request: Request{Header: header, Body: body},
-		reader:  reader{host: u.Host, dialect: tokenEndpoint, fields: withDefaults(cfg.Fields)},
-	}, nil
+	return &Login{caller: c, url: u, request: Request{Header: c.header, Body: body}}, nil
 }
 
 func loginBody(cfg LoginConfig) (refresher.Secret, error) {
@@ -122,12 +116,11 @@ var errNoRefreshToken = errors.New("the login's answer holds no refresh token")
 // slow where another try would fail the same way and might lock the account,
 // soon where the server may not be up yet.
 func (l *Login) Fetch(ctx context.Context) (refresher.Pair, error) {
-	conn, err := l.client.Prepare(ctx, l.url)
+	o, err := l.caller.call(ctx, l.url, l.request)
 	if err != nil {
 		return refresher.Pair{}, &refresher.RetryError{Err: fmt.Errorf("login: %w", err)}
 	}
-	o := conn.Do(ctx, l.request)
-	a := l.reader.answer(o)
+	a := l.caller.reader(l.url).answer(o)
 	switch {
 	case a.Class != refresher.ClassOK:
 		return refresher.Pair{}, &refresher.RetryError{

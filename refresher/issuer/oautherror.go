@@ -3,16 +3,17 @@ package issuer
 import (
 	"encoding/json"
 	"slices"
-	"strings"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
 
 // registered are the codes that error texts may repeat, out of IANA's registry
-// of OAuth extension errors. Any other text of an issuer could hold a token.
+// of OAuth extension errors, and GitHub's own. Any other text of an issuer could
+// hold a token.
 var registered = []string{
 	"access_denied", "account_selection_required", "authorization_pending",
-	"consent_required", "expired_token", "insufficient_scope",
+	"bad_refresh_token", "consent_required", "expired_token",
+	"incorrect_client_credentials", "insufficient_scope",
 	"insufficient_user_authentication", "interaction_required",
 	"invalid_authorization_details", "invalid_client", "invalid_dpop_proof",
 	"invalid_grant", "invalid_request", "invalid_scope", "invalid_target",
@@ -22,36 +23,14 @@ var registered = []string{
 }
 
 // oauthError returns the registered code under "error" in a JSON object
-// (RFC 6749 section 5.2), else "". Names are exact: encoding/json would take
-// "ERROR" for a struct field. A name given twice counts as none.
+// (RFC 6749 section 5.2), else "".
 func oauthError(body refresher.Secret) string {
-	text := body.Reveal()
-	if !json.Valid([]byte(text)) {
+	members, ok := jsonMembers(body, "error")
+	if !ok {
 		return ""
 	}
-	dec := json.NewDecoder(strings.NewReader(text))
-	if tok, _ := dec.Token(); tok != json.Delim('{') {
-		return ""
-	}
-	code, seen := "", false
-	for dec.More() {
-		name, err := dec.Token()
-		if err != nil {
-			return ""
-		}
-		var value json.RawMessage
-		if dec.Decode(&value) != nil {
-			return ""
-		}
-		if name != "error" {
-			continue
-		}
-		if seen || json.Unmarshal(value, &code) != nil {
-			return ""
-		}
-		seen = true
-	}
-	if !slices.Contains(registered, code) {
+	var code string
+	if json.Unmarshal(members["error"], &code) != nil || !slices.Contains(registered, code) {
 		return ""
 	}
 	return code

@@ -14,16 +14,19 @@ import (
 
 const userAgent = "caddy-token-refresh"
 
-// Request is what a connection sends: always a POST, always with a body. It
-// does not print its contents.
+// Request is what a connection sends. It does not print its contents.
 type Request struct {
+	// Method is GET, DELETE or POST; "" is POST.
+	Method string
+
 	// Authorization is the whole value of that field; empty: none is sent.
 	Authorization refresher.Secret
 
-	// Header holds further fields. Content-Type and Accept are application/json
-	// unless they stand here.
+	// Header holds further fields. Accept is application/json unless it stands
+	// here, and so is Content-Type where there is a body.
 	Header http.Header `json:"-"`
 
+	// Body is what is sent; none if it is empty.
 	Body refresher.Secret
 }
 
@@ -38,7 +41,9 @@ var errHeaderUnsafe = errors.New("the access token cannot stand in a header fiel
 func (r Request) serialise(u *url.URL) ([]byte, error) {
 	h := http.Header{}
 	h.Set("Accept", "application/json")
-	h.Set("Content-Type", "application/json")
+	if !r.Body.IsZero() {
+		h.Set("Content-Type", "application/json")
+	}
 	for name, values := range r.Header {
 		h[name] = values
 	}
@@ -50,15 +55,20 @@ func (r Request) serialise(u *url.URL) ([]byte, error) {
 		h.Set("Authorization", auth)
 	}
 	h.Set("User-Agent", userAgent)
-	body := r.Body.Reveal()
+	method := r.Method
+	if method == "" {
+		method = http.MethodPost
+	}
 	req := &http.Request{
-		Method:        http.MethodPost,
-		URL:           u,
-		Host:          u.Host,
-		Header:        h,
-		Body:          io.NopCloser(strings.NewReader(body)),
-		ContentLength: int64(len(body)),
-		Close:         true,
+		Method: method,
+		URL:    u,
+		Host:   u.Host,
+		Header: h,
+		Body:   http.NoBody, // with POST: Content-Length: 0
+		Close:  true,
+	}
+	if body := r.Body.Reveal(); body != "" {
+		req.Body, req.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
 	}
 	var buf bytes.Buffer
 	if err := req.Write(&buf); err != nil {

@@ -69,7 +69,7 @@ func readHead(br *bufio.Reader) (*http.Response, error) {
 		left -= len(head)
 		resp, err := http.ReadResponse(
 			bufio.NewReader(io.MultiReader(bytes.NewReader(head), br)),
-			&http.Request{Method: http.MethodPost},
+			&http.Request{Method: http.MethodPost}, // GET and DELETE are answered in the same form
 		)
 		switch {
 		case err != nil:
