@@ -18,9 +18,9 @@ func main() {
 		runRole()
 		return
 	}
-	benchmarks := map[string]func() error{"proxy": benchProxy, "rotation": benchRotation, "memory": benchMemory, "fleet": benchFleet}
+	benchmarks := map[string]func() error{"proxy": benchProxy, "rotation": benchRotation, "memory": benchMemory, "fleet": benchFleet, "pool": benchPool}
 	if len(os.Args) != 2 || benchmarks[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: bench proxy|rotation|memory|fleet")
+		fmt.Fprintln(os.Stderr, "usage: bench proxy|rotation|memory|fleet|pool")
 		os.Exit(2)
 	}
 	if err := benchmarks[os.Args[1]](); err != nil {

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -48,13 +50,16 @@ type App struct {
 	// letters, digits, `.`, `_` or `-`, and unique ignoring case.
 	Sessions map[string]*Session `json:"sessions,omitempty"`
 
+	// The pools by name; sessions and pools share their names.
+	Pools map[string]*Pool `json:"pools,omitempty"`
+
 	ctx      caddy.Context
 	logger   *zap.Logger
 	stateDir string
 	keys     *journal.Keyring // nil: made by Start
 	store    StoreModule      // nil: none
 	shared   *sharedStore     // the same, opened by Start
-	held     []*sharedSession
+	held     []releaser
 	detach   []func()
 	watchers *watchers
 }
@@ -76,15 +81,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionStore(ctx); err != nil {
 		return err
 	}
-	seen := map[string]string{}
+	if err := a.checkNames(); err != nil {
+		return err
+	}
 	for name, cfg := range a.Sessions {
-		if !validName.MatchString(name) {
-			return fmt.Errorf("session name %q: want a letter or digit, then at most 63 of A-Z a-z 0-9 . _ -", name)
-		}
-		if other, ok := seen[strings.ToLower(name)]; ok {
-			return fmt.Errorf("sessions %q and %q: names must differ in more than case", other, name)
-		}
-		seen[strings.ToLower(name)] = name
 		if cfg == nil {
 			return fmt.Errorf("session %q: no configuration", name)
 		}
@@ -98,8 +98,40 @@ func (a *App) Provision(ctx caddy.Context) error {
 		a.held = append(a.held, shared)
 		cfg.shared = shared
 	}
+	for name, cfg := range a.Pools {
+		if cfg == nil {
+			return fmt.Errorf("pool %q: no configuration", name)
+		}
+		if err := cfg.provision(ctx, name); err != nil {
+			return fmt.Errorf("pool %q: %w", name, err)
+		}
+		shared, err := holdPool(a.stateDir, name)
+		if err != nil {
+			return fmt.Errorf("pool %q: %w", name, err)
+		}
+		a.held = append(a.held, shared)
+		cfg.shared = shared
+	}
 	return registerMetrics(ctx.GetMetricsRegistry())
 }
+
+// checkNames: sessions and pools share one namespace.
+func (a *App) checkNames() error {
+	seen := map[string]string{}
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(a.Sessions)), slices.Collect(maps.Keys(a.Pools))) {
+		if !validName.MatchString(name) {
+			return fmt.Errorf("session name %q: want a letter or digit, then at most 63 of A-Z a-z 0-9 . _ -", name)
+		}
+		if other, ok := seen[strings.ToLower(name)]; ok {
+			return fmt.Errorf("sessions %q and %q: names must differ in more than case", other, name)
+		}
+		seen[strings.ToLower(name)] = name
+	}
+	return nil
+}
+
+// releaser is what the process holds across configurations.
+type releaser interface{ release() error }
 
 func (a *App) provisionState() error {
 	repl := caddy.NewReplacer()
@@ -187,7 +219,7 @@ func (a *App) Start() error {
 }
 
 func (a *App) start() error {
-	if len(a.Sessions) == 0 {
+	if len(a.Sessions)+len(a.Pools) == 0 {
 		return nil
 	}
 	if a.keys == nil {
@@ -216,6 +248,16 @@ func (a *App) start() error {
 				a.watchers.watch(cfg.shared.Session, w)
 			}
 		}
+	}
+	for name, cfg := range a.Pools {
+		if store != nil {
+			a.logger.Warn("a pool's sessions are not shared through the store: its callers must come to the same instance", zap.String("pool", name))
+		}
+		detach, err := cfg.shared.Attach(cfg.config(a))
+		if err != nil {
+			return err
+		}
+		a.detach = append(a.detach, detach)
 	}
 	return nil
 }
@@ -277,12 +319,23 @@ func (a *App) Cleanup() error {
 
 // session returns a configured session by its name, ignoring case.
 func (a *App) session(name string) (*Session, bool) {
-	for n, cfg := range a.Sessions {
+	_, cfg, ok := lookup(a.Sessions, name)
+	return cfg, ok
+}
+
+// pool is the same for pools.
+func (a *App) pool(name string) (*Pool, bool) {
+	_, cfg, ok := lookup(a.Pools, name)
+	return cfg, ok
+}
+
+func lookup[T any](in map[string]*T, name string) (string, *T, bool) {
+	for n, cfg := range in {
 		if strings.EqualFold(n, name) {
-			return cfg, true
+			return n, cfg, true
 		}
 	}
-	return nil, false
+	return "", nil, false
 }
 
 // sharedSession is a session of the process, held by every configuration that

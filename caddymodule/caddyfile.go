@@ -35,6 +35,7 @@ func init() {
 //			drain <duration>
 //			reauthenticate on|off
 //		}
+//		pool <name> { … }
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
@@ -83,7 +84,11 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 			a.StoreRaw = raw
-		case "pool", "webhook":
+		case "pool":
+			if err := a.unmarshalPool(d); err != nil {
+				return err
+			}
+		case "webhook":
 			return d.Errf("%s is not part of this version yet", option)
 		default:
 			return d.Errf("unrecognized option %q of %s", option, appName)
@@ -100,10 +105,8 @@ func (a *App) unmarshalSession(d *caddyfile.Dispenser) error {
 	if !validName.MatchString(name) {
 		return d.Errf("session name %q: want a letter or digit, then at most 63 of A-Z a-z 0-9 . _ -", name)
 	}
-	for other := range a.Sessions {
-		if strings.EqualFold(other, name) {
-			return d.Errf("session %q is defined already (names differ in more than case)", other)
-		}
+	if err := a.checkNew(name); err != nil {
+		return d.WrapErr(err)
 	}
 	s := new(Session)
 	if err := s.UnmarshalCaddyfile(d); err != nil {
@@ -140,32 +143,39 @@ func (s *Session) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (s *Session) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	switch option {
-	case "issuer":
-		raw, err := guest(d, option, "token_refresh.issuers.", "kind")
-		s.IssuerRaw = raw
-		return err
 	case "tokens":
 		raw, err := guest(d, option, "token_refresh.sources.", "from")
 		s.TokensRaw = append(s.TokensRaw, raw)
 		return err
+	case "reauthenticate":
+		return onOff(d, &s.Reauthenticate)
+	}
+	return s.Rotation.unmarshalOption(d, option, "a session")
+}
+
+// unmarshalOption reads an option that sessions and pools share.
+func (r *Rotation) unmarshalOption(d *caddyfile.Dispenser, option, of string) error {
+	switch option {
+	case "issuer":
+		raw, err := guest(d, option, "token_refresh.issuers.", "kind")
+		r.IssuerRaw = raw
+		return err
 	case "refresh_before":
-		if err := oneArg(d, &s.RefreshBefore); err != nil {
+		if err := oneArg(d, &r.RefreshBefore); err != nil {
 			return err
 		}
-		if _, _, err := parseRefreshBefore(s.RefreshBefore); err != nil {
+		if _, _, err := parseRefreshBefore(r.RefreshBefore); err != nil {
 			return d.WrapErr(err)
 		}
 		return nil
 	case "lifetime":
-		return duration(d, &s.Lifetime)
+		return duration(d, &r.Lifetime)
 	case "wait":
-		return duration(d, &s.Wait)
+		return duration(d, &r.Wait)
 	case "drain":
-		return duration(d, &s.Drain)
-	case "reauthenticate":
-		return onOff(d, &s.Reauthenticate)
+		return duration(d, &r.Drain)
 	}
-	return d.Errf("unrecognized option %q of a session", option)
+	return d.Errf("unrecognized option %q of %s", option, of)
 }
 
 // guest reads a module's segment: its name, then what the module makes of it.
@@ -206,8 +216,9 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 			return nil, h.WrapErr(err)
 		}
 	}
-	if _, ok := app.session(handler.Session); !ok {
-		return nil, h.Errf("session %q is not defined: the global option %s defines sessions", handler.Session, appName)
+	_, isSession := app.session(handler.Session)
+	if _, isPool := app.pool(handler.Session); !isSession && !isPool {
+		return nil, h.Errf("session %q is not defined: the global option %s defines sessions and pools", handler.Session, appName)
 	}
 	return handler, nil
 }

@@ -12,6 +12,9 @@ type carrier struct {
 	name   string // canonical
 	folded string // as fold has it
 	scheme string // "" for the bare token
+
+	cookie string // set: the token is this cookie's value, the field is Cookie
+	other  string // and this cookie goes no further
 }
 
 func newCarrier(name, scheme string) carrier {
@@ -28,6 +31,9 @@ var fold = strings.NewReplacer("_", "-", " ", "-")
 func (c carrier) clone(src http.Header, value *[1]string, pass refresher.Pass) http.Header {
 	all := make([]string, 0, len(src)+2) // one backing array for most values
 	dst := make(http.Header, len(src)+1)
+	if c.cookie != "" {
+		value[0] = c.swapCookie(src["Cookie"], pass.Token())
+	}
 	for name, vv := range src {
 		if c.folds(name) {
 			continue
@@ -39,10 +45,11 @@ func (c carrier) clone(src http.Header, value *[1]string, pass refresher.Pass) h
 	if list := dst["Connection"]; len(list) > 0 {
 		c.unlist(dst, list)
 	}
-	switch c.scheme {
-	case "Bearer":
+	switch {
+	case c.cookie != "":
+	case c.scheme == "Bearer":
 		value[0] = pass.Bearer()
-	case "":
+	case c.scheme == "":
 		value[0] = pass.Token()
 	default:
 		value[0] = c.scheme + " " + pass.Token()

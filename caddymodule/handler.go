@@ -22,7 +22,9 @@ import (
 func init() { caddy.RegisterModule(new(Handler)) }
 
 // Handler gives each request the current access token of a session before it
-// goes on to the upstream.
+// goes on to the upstream. With a pool the tokens are the callers' own: one that
+// belongs to a session of the pool is swapped for the current one, and all other
+// requests go on untouched.
 //
 // While a token is fresh, requests pass at once. During an exchange that revokes
 // the previous token they wait; a request whose token was revoked on its way, and
@@ -32,7 +34,7 @@ func init() { caddy.RegisterModule(new(Handler)) }
 // It adds `token_refresh` to the access log: session, generation, whether the
 // request was sent again, and how long it waited.
 type Handler struct {
-	// The name of the session. Required.
+	// The name of the session, or of the pool. Required.
 	Session string `json:"session,omitempty"`
 
 	// The header field that carries the access token. Default: `Authorization`.
@@ -57,7 +59,8 @@ type Handler struct {
 	// `https://app.example.com`. Default: none but the site itself.
 	Origins []string `json:"origins,omitempty"`
 
-	session *refresher.Session
+	session *refresher.Session // nil: a pool
+	pool    *Pool
 	metrics *sessionMetrics
 	logger  *zap.Logger
 	header  string
@@ -86,11 +89,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the %s app: %w", appName, err)
 	}
-	cfg, ok := app.(*App).session(h.Session)
-	if !ok {
+	if cfg, ok := app.(*App).session(h.Session); ok {
+		h.session, h.metrics = cfg.shared.Session, &cfg.shared.metrics
+	} else if cfg, ok := app.(*App).pool(h.Session); ok {
+		h.pool, h.metrics = cfg, &cfg.shared.metrics
+	} else {
 		return fmt.Errorf("session %q is not defined in the %s app", h.Session, appName)
 	}
-	h.session, h.metrics = cfg.shared.Session, &cfg.shared.metrics
 
 	if h.clients, err = parseClients(h.Clients); err != nil {
 		return err
@@ -165,13 +170,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.metrics.refused.Inc()
 		return err
 	}
+	if h.pool != nil {
+		return h.servePool(w, r, next)
+	}
 	a := newAttempt(h, w, r)
 	defer a.close()
+	a.from, a.carrier = h.session, h.carrier
 
 	pass, err := h.session.Enter(r.Context(), a.repeatable)
 	if err != nil {
 		return h.unavailable(w, err)
 	}
+	return h.run(a, pass, next)
+}
+
+// run sends a request on with a token, and again if need be.
+func (h *Handler) run(a *attempt, pass refresher.Pass, next caddyhttp.Handler) error {
+	r := a.orig
 	a.use(pass)
 	if h.logs {
 		if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
@@ -189,7 +204,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 	route := refresher.Route(a.orig.Method, a.path)
 	a.asked = true
-	pass, ok, err := h.session.Unauthorized(a.orig.Context(), a.pass, route)
+	pass, ok, err := a.from.Unauthorized(a.orig.Context(), a.pass, route)
 	var unavailable *refresher.Unavailable
 	switch {
 	case errors.As(err, &unavailable):
@@ -206,7 +221,7 @@ func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 	a.replayed = true
 	err = next.ServeHTTP(&a.rw, &a.out.req)
 	if a.rw.status == http.StatusUnauthorized {
-		h.session.NoteUnauthorized(pass, route, newer)
+		a.from.NoteUnauthorized(pass, route, newer)
 	}
 	h.count(a)
 	return err
@@ -244,13 +259,15 @@ func (h *Handler) unavailable(w http.ResponseWriter, err error) error {
 // attempt is one request on its way through the handler: what goes to the
 // upstream, and what is needed to send it again. It is one allocation.
 type attempt struct {
-	h     *Handler
-	orig  *http.Request
-	out   *outgoing // what the upstream gets
-	first outgoing
-	path  string
-	rw    responder
-	pass  refresher.Pass
+	h       *Handler
+	from    tokens
+	carrier carrier
+	orig    *http.Request
+	out     *outgoing // what the upstream gets
+	first   outgoing
+	path    string
+	rw      responder
+	pass    refresher.Pass
 
 	repeatable bool // surely: no body, or a small one of known size
 	asked      bool // what to do about its 401
@@ -315,7 +332,7 @@ func (a *attempt) use(pass refresher.Pass) {
 	out.req = *r
 	out.url = *r.URL
 	out.req.URL = &out.url
-	out.req.Header = a.h.carrier.clone(r.Header, &out.value, pass)
+	out.req.Header = a.carrier.clone(r.Header, &out.value, pass)
 	if a.body != nil {
 		out.req.Body = a.body.reader()
 	}
@@ -346,11 +363,11 @@ func (a *attempt) close() {
 func (a *attempt) answered(status int) {
 	a.pass.Settle()
 	if status >= 200 && status < 300 || status == http.StatusSwitchingProtocols {
-		a.h.session.Accepted(a.pass)
+		a.from.Accepted(a.pass)
 	}
 	if status == http.StatusUnauthorized && !a.asked {
 		// It could not be sent again: those that come after shall fare better.
-		a.h.session.NoteUnauthorized(a.pass, refresher.Route(a.orig.Method, a.path), false)
+		a.from.NoteUnauthorized(a.pass, refresher.Route(a.orig.Method, a.path), false)
 	}
 }
 

@@ -41,7 +41,13 @@ type headerField struct {
 
 func (w *responder) init(to http.ResponseWriter, a *attempt) {
 	w.ResponseWriter, w.a = to, a
-	for name, values := range to.Header() {
+	w.keepHeader()
+}
+
+// keepHeader remembers the header for a second run.
+func (w *responder) keepHeader() {
+	w.n, w.more = 0, nil
+	for name, values := range w.Header() {
 		f := headerField{name, values}
 		if w.n < len(w.fields) {
 			w.fields[w.n] = f

@@ -13,13 +13,10 @@ import (
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
 
-// Session is one login at one issuer.
-type Session struct {
+// Rotation is how the pairs of a session, or of a pool's, are exchanged.
+type Rotation struct {
 	// Who exchanges the pair for the next one. Required.
 	IssuerRaw json.RawMessage `json:"issuer,omitempty" caddy:"namespace=token_refresh.issuers inline_key=kind"`
-
-	// Where the first pair comes from, tried in this order. Required.
-	TokensRaw []json.RawMessage `json:"tokens,omitempty" caddy:"namespace=token_refresh.sources inline_key=from"`
 
 	// How long before the access token's expiry the exchange is due: percent of
 	// its life (`20%`) or a duration (`5m`). Default: a fifth of its life, at
@@ -37,15 +34,24 @@ type Session struct {
 	// be sent again. Default: 2s.
 	Drain caddy.Duration `json:"drain,omitempty"`
 
+	issuer  refresher.Issuer
+	limiter refresher.Limiter
+	percent float64
+	before  time.Duration
+}
+
+// Session is one login at one issuer.
+type Session struct {
+	Rotation
+
+	// Where the first pair comes from, tried in this order. Required.
+	TokensRaw []json.RawMessage `json:"tokens,omitempty" caddy:"namespace=token_refresh.sources inline_key=from"`
+
 	// Whether a lost session signs in again if a source can. Default: true.
 	Reauthenticate *bool `json:"reauthenticate,omitempty"`
 
 	shared  *sharedSession
-	issuer  refresher.Issuer
-	limiter refresher.Limiter
 	sources []refresher.Source
-	percent float64
-	before  time.Duration
 }
 
 // limited is an issuer whose exchanges are bounded over all sessions.
@@ -53,19 +59,20 @@ type limited interface {
 	Limiter(session string) refresher.Limiter
 }
 
-func (s *Session) provision(ctx caddy.Context, name string) (err error) {
-	if s.percent, s.before, err = parseRefreshBefore(s.RefreshBefore); err != nil {
+// provision sets the rotation up; in is what it stands in.
+func (r *Rotation) provision(ctx caddy.Context, in any, name string) (err error) {
+	if r.percent, r.before, err = parseRefreshBefore(r.RefreshBefore); err != nil {
 		return err
 	}
-	for option, d := range map[string]caddy.Duration{"lifetime": s.Lifetime, "wait": s.Wait, "drain": s.Drain} {
+	for option, d := range map[string]caddy.Duration{"lifetime": r.Lifetime, "wait": r.Wait, "drain": r.Drain} {
 		if d < 0 {
 			return fmt.Errorf("%s: must not be negative", option)
 		}
 	}
-	if err := checkInlineKey(s.IssuerRaw, "issuer", "kind"); err != nil {
+	if err := checkInlineKey(r.IssuerRaw, "issuer", "kind"); err != nil {
 		return err
 	}
-	mod, err := ctx.LoadModule(s, "IssuerRaw")
+	mod, err := ctx.LoadModule(in, "IssuerRaw")
 	if err != nil {
 		return fmt.Errorf("loading the issuer: %w", err)
 	}
@@ -73,9 +80,16 @@ func (s *Session) provision(ctx caddy.Context, name string) (err error) {
 	if !ok {
 		return fmt.Errorf("module %T is not an issuer", mod)
 	}
-	s.issuer = issuer
+	r.issuer = issuer
 	if l, ok := mod.(limited); ok {
-		s.limiter = l.Limiter(name)
+		r.limiter = l.Limiter(name)
+	}
+	return nil
+}
+
+func (s *Session) provision(ctx caddy.Context, name string) error {
+	if err := s.Rotation.provision(ctx, s, name); err != nil {
+		return err
 	}
 	if len(s.TokensRaw) == 0 {
 		return errors.New("no tokens source: say where the first pair comes from, if only `tokens import`")
@@ -95,7 +109,7 @@ func (s *Session) provision(ctx caddy.Context, name string) (err error) {
 			return fmt.Errorf("module %T is not a tokens source", mod)
 		}
 		if b, ok := mod.(issuerBound); ok {
-			b.bindIssuer(issuer)
+			b.bindIssuer(s.issuer)
 		}
 		s.sources = append(s.sources, src)
 	}
@@ -122,15 +136,20 @@ func checkInlineKey(raw json.RawMessage, option, key string) error {
 	return nil
 }
 
-func (s *Session) policy() refresher.Policy {
+func (r *Rotation) policy() refresher.Policy {
 	return refresher.Policy{
-		RefreshPercent:   s.percent,
-		RefreshBefore:    s.before,
-		Lifetime:         time.Duration(s.Lifetime),
-		Wait:             time.Duration(s.Wait),
-		Drain:            time.Duration(s.Drain),
-		NoReauthenticate: s.Reauthenticate != nil && !*s.Reauthenticate,
+		RefreshPercent: r.percent,
+		RefreshBefore:  r.before,
+		Lifetime:       time.Duration(r.Lifetime),
+		Wait:           time.Duration(r.Wait),
+		Drain:          time.Duration(r.Drain),
 	}
+}
+
+func (s *Session) policy() refresher.Policy {
+	p := s.Rotation.policy()
+	p.NoReauthenticate = s.Reauthenticate != nil && !*s.Reauthenticate
+	return p
 }
 
 // parseRefreshBefore reads "20%" or "5m"; the empty string is the default.

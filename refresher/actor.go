@@ -15,13 +15,14 @@ import (
 // these fields. What takes long is done by workers, each of which posts one event
 // when it is done.
 type actor struct {
-	session *Session
-	state   *state      // nil at rest: then Session.known is all of it
-	gates   lineage     // the last is Session.cur
-	config  *attachment // the newest that was in force
-	timer   *time.Timer
-	closing bool
-	giveUp  time.Duration // Instant.Boot: when closing is no longer held up by the journal
+	session  *Session
+	state    *state      // nil at rest: then Session.known is all of it
+	gates    lineage     // the last is Session.cur
+	config   *attachment // the newest that was in force
+	timer    *time.Timer
+	closing  bool
+	retiring bool          // its pool would have it an entry again
+	giveUp   time.Duration // Instant.Boot: when closing is no longer held up by the journal
 
 	busy   int             // workers that have yet to post
 	ctx    context.Context // for those who may be told to stop when the session closes; nil: none
@@ -76,9 +77,12 @@ func (a *actor) run() {
 		for _, ev := range events {
 			a.handle(ev)
 		}
-		if a.closing && a.idle() && s.queue.end() {
+		if (a.closing && a.idle() || a.mayRetire()) && s.queue.end() {
 			a.timer.Stop()
 			a.release()
+			if !a.closing {
+				s.pooled.retired(s, a.state.sched)
+			}
 			s.done.happen()
 			return
 		}
@@ -172,6 +176,8 @@ func (a *actor) handle(event any) {
 	case nil:
 	case evClosing:
 		a.close()
+	case evRetire:
+		a.retiring = true
 	case evNews:
 		a.session.news.Store(false)
 		a.step(ev)
@@ -381,6 +387,9 @@ func (a *actor) drain(eff effDrain) {
 // aside first, never overwritten.
 func (a *actor) save(rec record, keys *journal.Keyring) error {
 	s := a.session
+	if s.pooled != nil {
+		return s.pooled.keep(rec)
+	}
 	if a.aside {
 		if a.journal != nil {
 			_ = a.journal.Close()

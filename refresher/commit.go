@@ -32,6 +32,12 @@ func (m *machine) rotated(a Answer) {
 // adopt makes a pair the one in use, as received at sent.
 func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
 	m.rec.Access, m.rec.Refresh = p.Access.Reveal(), p.Refresh.Reveal()
+	if !p.ID.IsZero() {
+		m.rec.ID = p.ID.Reveal() // an exchange need not answer another (OIDC Core section 12.2)
+	}
+	if p.RefreshID != "" {
+		m.rec.RefreshID = p.RefreshID
+	}
 	m.rec.Left, m.rec.Expires = measure(p, sent, offset, m.policy.Lifetime)
 	if odd := m.rec.Expires && m.rec.Left <= 0 && m.rec.Generation > 1; odd {
 		// Expired when it was issued: the clocks disagree, or the issuer does.

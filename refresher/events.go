@@ -6,8 +6,11 @@ import "time"
 
 // Events.
 type (
-	evOpened   struct{ rec *record } // nil: a new journal
-	evUnusable struct {              // the journal is there but cannot be opened
+	evOpened struct {
+		rec    *record // nil: a new journal
+		pooled bool    // a pool's: there are no sources, and the pair came from the issuer
+	}
+	evUnusable struct { // the journal is there but cannot be opened
 		reason Reason
 		detail string
 	}

@@ -122,6 +122,8 @@ func (r *record) carry(c *codec) {
 		text(c, &h.Error)
 	})
 	text(c, &r.Kept)
+	text(c, &r.ID)
+	text(c, &r.RefreshID)
 }
 
 func carryIntent(c *codec, in *intent) {

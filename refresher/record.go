@@ -29,6 +29,8 @@ type record struct {
 	Generation uint64 `json:"generation"` // grows with each rotation, 1 is the first of its epoch
 	Access     string `json:"access"`
 	Refresh    string `json:"refresh"`
+	ID         string `json:"id_token,omitempty"`
+	RefreshID  string `json:"refresh_id,omitempty"`
 	Source     string `json:"source"` // where this epoch came from
 
 	// The access token's time, on the wall clock and, for a process of the same
@@ -123,7 +125,7 @@ func (h *tokenHash) UnmarshalText(text []byte) error {
 func (r *record) hasPair() bool { return r.Access != "" && r.Refresh != "" }
 
 func (r *record) pair() Pair {
-	return Pair{Access: NewSecret(r.Access), Refresh: NewSecret(r.Refresh)}
+	return Pair{Access: NewSecret(r.Access), Refresh: NewSecret(r.Refresh), ID: NewSecret(r.ID), RefreshID: r.RefreshID}
 }
 
 // knows reports whether a refresh token was ever used in this session: as a

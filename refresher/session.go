@@ -34,6 +34,7 @@ type Session struct {
 	known   atomic.Pointer[packed] // the state as the last event left it
 	owner   uint64                 // see environment
 	waiting atomic.Int64
+	pooled  *pooled // nil: it stands by itself
 
 	actor actor
 	queue queue

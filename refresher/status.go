@@ -142,4 +142,7 @@ func (a *actor) tell(n Note) {
 	if a.config.Observe != nil {
 		a.config.Observe(n)
 	}
+	if a.session.pooled != nil {
+		a.session.pooled.observe(a.session, n)
+	}
 }

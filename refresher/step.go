@@ -133,7 +133,7 @@ func step(s state, now Instant, event any) (state, []any) {
 	m.watchClock()
 	switch ev := event.(type) {
 	case evOpened:
-		m.open(ev.rec)
+		m.open(ev)
 	case evUnusable:
 		m.opened = true
 		m.rec.Lost, m.rec.Detail = ev.reason, ev.detail
@@ -343,8 +343,9 @@ func (m *machine) onOurClock(t time.Time) Instant {
 }
 
 // open starts from what the journal holds.
-func (m *machine) open(rec *record) {
-	m.opened, m.looking = true, !m.fleet.on
+func (m *machine) open(ev evOpened) {
+	rec := ev.rec
+	m.opened, m.looking = true, !m.fleet.on && !ev.pooled
 	if rec == nil {
 		if m.looking {
 			m.emit(effFetch{lying: true, signIn: m.maySignIn()})
@@ -355,6 +356,9 @@ func (m *machine) open(rec *record) {
 	m.quietUntil = m.now.Add(m.rec.Quiet)
 	m.received = m.rec.restored(m.now, m.env.bootID)
 	m.byWall = m.env.bootID == "" || m.env.bootID != m.rec.BootID
+	if ev.pooled && !m.byWall {
+		m.born = m.received
+	}
 	m.plan()
 	if in := m.rec.Intent; in != nil && m.rec.Lost == "" {
 		// Whether that request reached the issuer, and whether it is still on

@@ -1,0 +1,188 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+)
+
+// exchange answers a caller that refreshes for itself with the current pair of
+// its session. A refresh token that the pool does not know passes through, and
+// what it is exchanged for is learned.
+func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	asked, err := h.readExchange(r)
+	if err != nil {
+		return err
+	}
+	pool := h.pool.shared
+	who := h.caller(r)
+	m, kind, known, err := pool.Find(asked.refresh, who)
+	switch {
+	case !known || kind != refresher.RefreshToken:
+		return h.learn(w, r, next)
+	case err != nil:
+		return h.otherCaller(r, err)
+	}
+	if h.pool.issuer.Profile().NeedsAccess || asked.access != "" {
+		owner, kind, known, err := pool.Find(asked.access, who)
+		if err != nil {
+			return h.otherCaller(r, err)
+		}
+		if !known || kind != refresher.AccessToken || !owner.Same(m) {
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+			return caddyhttp.Error(http.StatusUnauthorized,
+				fmt.Errorf("pool %q: a refresh token without an access token of its session", h.Session))
+		}
+	}
+	pair, err := m.Pair(r.Context(), refresher.NewSecret(asked.refresh))
+	var unavailable *refresher.Unavailable
+	switch {
+	case errors.Is(err, refresher.ErrForgotten), errors.As(err, &unavailable) && unavailable.Lost != "":
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		return caddyhttp.Error(http.StatusUnauthorized, fmt.Errorf("pool %q: this session has ended: sign in again", h.Session))
+	case err != nil:
+		return h.unavailable(w, err)
+	}
+	h.metrics.passed.Inc()
+	if asked.cookies {
+		h.setCookies(w, r, pair)
+	}
+	return h.answerPair(w, pair)
+}
+
+// askedExchange is a caller's refresh call.
+type askedExchange struct {
+	refresh, access string
+	cookies         bool // the refresh token came in one
+}
+
+// readExchange reads a refresh call as 7G, OAuth 2.0 and FusionAuth have it, and
+// leaves the request as it was.
+func (h *Handler) readExchange(r *http.Request) (asked askedExchange, err error) {
+	if r.Body != nil {
+		body, err := io.ReadAll(io.LimitReader(r.Body, refresher.MaxAnswer+1))
+		if err != nil {
+			return asked, caddyhttp.Error(http.StatusBadRequest, err)
+		}
+		rest := r.Body
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(body), rest), rest}
+		if len(body) <= refresher.MaxAnswer {
+			asked = h.parseExchange(r.Header.Get("Content-Type"), body)
+		}
+	}
+	if token, ok := h.carrier.token(r.Header); ok {
+		asked.access = token
+	}
+	if c, err := r.Cookie(h.pool.Cookies.Access); err == nil && asked.access == "" {
+		asked.access = c.Value
+	}
+	if c, err := r.Cookie(h.pool.Cookies.Refresh); err == nil && asked.refresh == "" {
+		asked.refresh, asked.cookies = c.Value, true
+	}
+	return asked, nil
+}
+
+func (h *Handler) parseExchange(contentType string, body []byte) (asked askedExchange) {
+	kind, _, _ := mime.ParseMediaType(contentType)
+	if kind == "application/x-www-form-urlencoded" {
+		form, err := url.ParseQuery(string(body))
+		if err == nil && form.Get("grant_type") == "refresh_token" {
+			asked.refresh = form.Get("refresh_token")
+		}
+		return asked
+	}
+	asked.access, asked.refresh = refresher.ParseExchange(body, h.pool.fields)
+	return asked
+}
+
+// answerPair answers as the issuer would.
+func (h *Handler) answerPair(w http.ResponseWriter, pair refresher.Pair) error {
+	names := h.pool.names
+	answer := map[string]any{names.access: pair.Access.Reveal(), names.refresh: pair.Refresh.Reveal()}
+	if names.expiresIn != "" {
+		answer["token_type"] = "Bearer"
+		if pair.ExpiresIn > 0 {
+			answer[names.expiresIn] = int64(math.Floor(pair.ExpiresIn.Seconds()))
+		}
+		if !pair.ID.IsZero() {
+			answer["id_token"] = pair.ID.Reveal()
+		}
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Pragma", "no-cache")
+	_, err = w.Write(body)
+	return err
+}
+
+// learn passes a request on and opens a session with the pair that its answer
+// holds.
+func (h *Handler) learn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	r = r.Clone(r.Context())
+	r.Header.Set("Accept-Encoding", "identity") // the answer is to be read
+	held := newHeldAnswer(w)
+	if err := next.ServeHTTP(held, r); err != nil {
+		return err
+	}
+	if !held.successful() {
+		return held.release()
+	}
+	pair, fromCookies := h.learned(held)
+	if pair.Access.IsZero() {
+		return held.release()
+	}
+	_, handle, err := h.pool.shared.Learn(r.Context(), pair)
+	if err != nil {
+		h.logger.Error("a login passed by that could not be learned", zap.String("pool", h.Session), zap.Error(err))
+		if handle.IsZero() { // the caller has the true tokens and can go on by itself
+			return held.release()
+		}
+	}
+	if !handle.IsZero() {
+		h.withhold(held, handle, fromCookies)
+	}
+	held.Header().Set("Cache-Control", "no-store")
+	return held.release()
+}
+
+// learned reads the pair of an answer: of its JSON, else of its cookies.
+func (h *Handler) learned(held *heldAnswer) (pair refresher.Pair, fromCookies bool) {
+	if held.whole() && strings.Contains(held.Header().Get("Content-Type"), "json") {
+		pair, err := refresher.ParsePair(held.body, h.pool.fields)
+		if err == nil && !pair.Refresh.IsZero() {
+			return pair, false
+		}
+	}
+	cookies := (&http.Response{Header: held.Header()}).Cookies()
+	for _, c := range cookies {
+		switch c.Name {
+		case h.pool.Cookies.Access:
+			pair.Access = refresher.NewSecret(c.Value)
+		case h.pool.Cookies.Refresh:
+			pair.Refresh = refresher.NewSecret(c.Value)
+		}
+	}
+	if pair.Access.IsZero() || pair.Refresh.IsZero() {
+		return refresher.Pair{}, false
+	}
+	return pair, true
+}

@@ -1,0 +1,174 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+)
+
+// tokens is where a request's access token comes from: a session, or one of a
+// pool's.
+type tokens interface {
+	Enter(ctx context.Context, repeatable bool) (refresher.Pass, error)
+	Unauthorized(ctx context.Context, p refresher.Pass, route string) (refresher.Pass, bool, error)
+	NoteUnauthorized(p refresher.Pass, route string, again bool)
+	Accepted(p refresher.Pass)
+}
+
+// servePool swaps a token that belongs to one of the pool's sessions for the
+// current one, and lets everything else through as it is.
+func (h *Handler) servePool(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if err := h.pool.shared.Ready(r.Context()); err != nil {
+		return h.unavailable(w, err)
+	}
+	cleaned := cleanPath(r.URL.Path)
+	switch {
+	case matchesAny(h.pool.Exchange, r.Method, cleaned):
+		return h.exchange(w, r, next)
+	case matchesAny(h.pool.Learn, r.Method, cleaned):
+		return h.learn(w, r, next)
+	}
+	found, err := h.find(r)
+	if err != nil {
+		return h.otherCaller(r, err)
+	}
+	if !found.known() {
+		return next.ServeHTTP(w, r)
+	}
+	if matchesAny(h.pool.Forget, r.Method, cleaned) {
+		return h.forget(w, r, next, found)
+	}
+	return h.swap(w, r, next, found)
+}
+
+// presented is what of a request belongs to a session of the pool.
+type presented struct {
+	member  refresher.Member
+	token   string
+	carrier carrier // which brings the token to the upstream
+	ok      bool
+}
+
+func (p presented) known() bool { return p.ok }
+
+// find looks for an access token of a session: in the header, then in the
+// cookie.
+func (h *Handler) find(r *http.Request) (presented, error) {
+	who := h.caller(r)
+	if token, ok := h.carrier.token(r.Header); ok {
+		m, kind, known, err := h.pool.shared.Find(token, who)
+		if known && kind == refresher.AccessToken {
+			return presented{member: m, token: token, carrier: h.carrier, ok: true}, err
+		}
+		return presented{}, nil
+	}
+	if c, err := r.Cookie(h.pool.Cookies.Access); err == nil {
+		m, kind, known, err := h.pool.shared.Find(c.Value, who)
+		if known && kind == refresher.AccessToken {
+			return presented{member: m, token: c.Value, carrier: h.cookieCarrier(), ok: true}, err
+		}
+	}
+	return presented{}, nil
+}
+
+func (h *Handler) cookieCarrier() carrier {
+	return carrier{name: "Cookie", folded: "Cookie", cookie: h.pool.Cookies.Access, other: h.pool.Cookies.Refresh}
+}
+
+// caller is who presents a token, where the listener can tell: by the client
+// certificate, or by the address of another machine.
+func (h *Handler) caller(r *http.Request) refresher.Caller {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		sum := sha256.Sum256(r.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo)
+		return h.pool.shared.Caller("key " + string(sum[:]))
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return 0 // a unix socket
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil || addr.Unmap().IsLoopback() {
+		return 0
+	}
+	return h.pool.shared.Caller("address " + addr.Unmap().WithZone("").String())
+}
+
+// otherCaller refuses a token that somebody else has used before.
+func (h *Handler) otherCaller(r *http.Request, err error) error {
+	h.metrics.refused.Inc()
+	h.logger.Warn("refused a token that is bound to another caller: it may have been stolen",
+		zap.String("pool", h.Session), zap.String("remote", r.RemoteAddr))
+	return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("pool %q: %w", h.Session, err))
+}
+
+// swap sends a request on with the current token of its session. Where the
+// session has just ended the request goes on as it came: the upstream's own
+// answer tells its caller to sign in again.
+func (h *Handler) swap(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, found presented) error {
+	if r.Method == http.MethodTrace {
+		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("pool %q: TRACE would show the token", h.Session))
+	}
+	a := newAttempt(h, w, r)
+	defer a.close()
+	a.from, a.carrier = found.member, found.carrier
+
+	pass, err := found.member.Enter(r.Context(), a.repeatable)
+	var unavailable *refresher.Unavailable
+	if errors.Is(err, refresher.ErrForgotten) || errors.As(err, &unavailable) && unavailable.Lost != "" {
+		return next.ServeHTTP(w, r)
+	}
+	if err != nil {
+		return h.unavailable(w, err)
+	}
+	if found.carrier.cookie != "" && pass.Token() != found.token {
+		h.renewCookies(w, r, found)
+		a.rw.keepHeader() // also if the request is sent again
+	}
+	return h.run(a, pass, next)
+}
+
+// forget is swap for a request that ends the caller's session.
+func (h *Handler) forget(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, found presented) error {
+	held := newHeldAnswer(w)
+	if err := h.swap(held, r, next, found); err != nil {
+		return err
+	}
+	if held.successful() {
+		if err := found.member.Forget(h.revoked); err != nil && !errors.Is(err, refresher.ErrForgotten) {
+			h.logger.Error("a session ended, but may be there again after a restart", zap.String("pool", h.Session), zap.Error(err))
+		}
+	}
+	return held.release()
+}
+
+// token reads the carrier's token out of a request; ok is false where there is
+// none, or more than one.
+func (c carrier) token(header http.Header) (token string, ok bool) {
+	values := header[c.name]
+	if len(values) != 1 {
+		return "", false
+	}
+	if c.scheme == "" {
+		return values[0], values[0] != ""
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	token = strings.TrimLeft(token, " ")
+	return token, ok && strings.EqualFold(scheme, c.scheme) && token != ""
+}
+
+// revoked tells what became of a session's tokens at the issuer.
+func (h *Handler) revoked(err error) {
+	if err != nil && !errors.Is(err, refresher.ErrNotRevocable) {
+		h.logger.Warn("a session ended, but its tokens could not be revoked", zap.String("pool", h.Session), zap.Error(err))
+	}
+}

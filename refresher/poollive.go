@@ -1,0 +1,246 @@
+package refresher
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// liveSession returns the session of a member, and makes it live if need be.
+func (p *Pool) liveSession(m member) (*Session, error) {
+	part, i := p.table.part(m.number)
+	part.RLock()
+	_, _, ok := part.entry(i, m.serial)
+	s := part.live[i]
+	part.RUnlock()
+	switch {
+	case !ok:
+		return nil, ErrForgotten
+	case s != nil:
+		return s, nil
+	}
+	return p.enliven(m)
+}
+
+// enliven makes a session of an entry: as after a restart, it begins with the
+// record.
+func (p *Pool) enliven(m member) (*Session, error) {
+	part, i := p.table.part(m.number)
+	part.Lock()
+	defer part.Unlock()
+	_, packed, ok := part.entry(i, m.serial)
+	if !ok {
+		return nil, ErrForgotten
+	}
+	if s := part.live[i]; s != nil {
+		return s, nil
+	}
+	if p.ctx.Err() != nil {
+		return nil, ErrForgotten
+	}
+	e, err := packed.unpack()
+	if err != nil {
+		return nil, err
+	}
+	p.bootOf(&e)
+	e.rec.HashKey = p.key
+	e.rec.Source = "learned"
+	s := New(p.sessionName(e.id), Options{Clock: p.clock})
+	s.pooled = &pooled{pool: p, member: m, id: e.id}
+	s.attached.opened = true
+	if part.live == nil {
+		part.live = map[uint32]*Session{}
+	}
+	part.live[i] = s
+	if a := p.attachment(); a != nil {
+		s.reconfigure(a)
+	}
+	s.post(evOpened{rec: &e.rec, pooled: true})
+	return s, nil
+}
+
+// pooled ties a session to the pool that it belongs to.
+type pooled struct {
+	pool   *Pool
+	member member
+	id     poolID
+	woken  atomic.Bool // by the schedule
+}
+
+// keep makes a record durable. It is called by the session's worker.
+func (o *pooled) keep(rec record) error {
+	p, m := o.pool, o.member
+	part, i := p.table.part(m.number)
+	part.Lock()
+	slot, packed, ok := part.entry(i, m.serial)
+	if !ok {
+		part.Unlock()
+		return ErrForgotten
+	}
+	e, err := packed.unpack()
+	if err != nil {
+		part.Unlock()
+		return err
+	}
+	now := p.now()
+	e.rec, e.boot, e.used = rec, bootSum(rec.BootID), slot.usedAt(now)
+	e.rec.Spent = appendBounded(e.rec.Spent, maxPooledSpent)
+	text := e.pack(nil)
+	part.replace(slot, text)
+	wait := p.log.Enqueue(putRecord(text)) // under the lock: in the order of the changes
+	part.Unlock()
+	return wait()
+}
+
+// observe is told what happens to the session, on its own goroutine.
+func (o *pooled) observe(s *Session, n Note) {
+	switch n.Kind {
+	case NoteRotated:
+		s.post(evRetire{})
+	case NoteLost:
+		// Its tokens are nobody's from now on: the caller gets the upstream's
+		// own answer to the one it has, and signs in again.
+		o.pool.lost.Add(1)
+		o.pool.work.Go(func() { _, _ = o.pool.forget(o.member, "lost") })
+	}
+}
+
+// retired makes an entry of a session again that rests.
+func (o *pooled) retired(s *Session, sched schedule) {
+	part, i := o.pool.table.part(o.member.number)
+	part.Lock()
+	if slot, packed, ok := part.entry(i, o.member.serial); ok && part.live[i] == s {
+		delete(part.live, i)
+		slot.due, slot.notAfter = sched.times()
+		slot.due = min(slot.due, o.pool.endOf(packed))
+		part.due.Push(slot.due, i, slot.serial)
+	}
+	part.Unlock()
+	o.leave()
+}
+
+// endOf is when a session's time in the pool is over, on the boot clock.
+func (p *Pool) endOf(packed packedEntry) int64 {
+	cfg := p.config.Load()
+	if cfg == nil {
+		return never
+	}
+	now := p.now()
+	return int64(now.Boot + cfg.maxAge() - packed.age(now.Wall) + time.Second)
+}
+
+func (o *pooled) leave() {
+	if o.woken.CompareAndSwap(true, false) {
+		o.pool.woken.Add(-1)
+		o.pool.stir()
+	}
+}
+
+// forget takes a session out for good; ok is false if it was gone. The error says
+// that it may be there again after a restart.
+func (p *Pool) forget(m member, why string) (ok bool, err error) {
+	var id poolID
+	if !p.table.view(m, func(_ *slot, packed packedEntry) { id = packed.id() }) {
+		return false, nil
+	}
+	sums, live, ok := p.table.remove(m)
+	if !ok {
+		return false, nil
+	}
+	p.table.unindex(sums, m.number)
+	if live != nil {
+		p.work.Go(func() {
+			_ = live.Close(context.Background()) // an exchange under way is waited for
+			live.pooled.leave()
+		})
+	}
+	err = p.log.Append(deleteRecord(id))
+	if cfg := p.config.Load(); cfg != nil {
+		if err != nil {
+			cfg.Logger.Error("a session was forgotten, but may be there again after a restart",
+				zap.String("session", p.sessionName(id)), zap.Error(err))
+		} else {
+			cfg.Logger.Debug("session forgotten", zap.String("session", p.sessionName(id)), zap.String("why", why))
+		}
+	}
+	return true, err
+}
+
+// ready waits until a live session knows its record.
+func (s *Session) ready(ctx context.Context) error {
+	for {
+		snap := s.cur.Load()
+		if snap.epoch > 0 {
+			return nil
+		}
+		select {
+		case <-snap.next.happened():
+		case <-s.done.happened():
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// ended reports whether a session has ended, so that whoever holds it has to
+// look for its successor.
+func (s *Session) ended() bool { return s.done.over() }
+
+// reconfigure puts another configuration into force; nil is none.
+func (s *Session) reconfigure(a *attachment) {
+	s.attached.Lock()
+	defer s.attached.Unlock()
+	s.attached.list = nil
+	if a != nil {
+		s.attached.list = []*attachment{a}
+	}
+	s.post(s.configured())
+}
+
+// evRetire asks a pool's session to become an entry again if it rests.
+type evRetire struct{}
+
+// quiet reports whether it is worth asking.
+func (s *Session) quiet() bool {
+	snap := s.cur.Load()
+	return snap.mode == modeReady && s.waiting.Load() == 0 && !snap.busy()
+}
+
+// busy reports whether requests passed whose answer has not begun.
+func (s *snapshot) busy() bool { return s.word.Load()&^(gateClosed|gateBarred) != 0 }
+
+// mayRetire reports whether the session was asked to become an entry again, and
+// nothing would be lost by it.
+func (a *actor) mayRetire() bool {
+	asked := a.retiring
+	a.retiring = false
+	if !asked || a.busy > 0 || a.session.waiting.Load() > 0 || slices.ContainsFunc(a.gates, (*snapshot).busy) {
+		return false
+	}
+	m := machine{state: *a.state, now: a.session.clock.Now()}
+	return m.dormant()
+}
+
+// dormant reports whether all that is known of the session stands in its record
+// and its schedule, and nothing is to be done soon.
+func (m *machine) dormant() bool {
+	switch {
+	case !m.usable(), !m.whole(), !m.settled(), m.writing, m.saveErr != "":
+		return false // it is needed, or its end is being told
+	case m.rec.Intent != nil, m.failures > 0, m.wanted != "", m.triggered, len(m.routes) > 0:
+		return false // an entry would forget that
+	case m.looking, m.signIn.running, !m.reached(m.quietUntil), m.shown.mode != modeReady:
+		return false
+	case m.sched.known() && m.reached(m.sched.refreshAt.Add(-soon)):
+		return false
+	}
+	return true
+}
+
+// soon is how long before an exchange a session had better stay as it is: those
+// who passed shall be known to it.
+const soon = 2 * time.Second
