@@ -136,7 +136,7 @@ func (b *poolBench) learn() error {
 	for c := range callers {
 		wg.Go(func() {
 			for i := c; i < b.n; i += callers {
-				if _, _, err := b.pool.Learn(context.Background(), pairOf(i, 1, time.Hour)); err != nil {
+				if _, _, err := b.pool.Learn(context.Background(), pairOf(i, 1, time.Hour), refresher.Pair{}); err != nil {
 					failed.Store(&err)
 					return
 				}

@@ -15,18 +15,23 @@ import (
 
 // admit refuses who may not use the session, before anything else is done.
 func (h *Handler) admit(r *http.Request) error {
-	if !h.clients.admits(r.RemoteAddr) {
-		h.logger.Warn("refused a caller; the handler's option `clients` would let it in",
-			zap.String("session", h.Session), zap.String("remote", r.RemoteAddr))
-		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("this caller may not use session %q", h.Session))
-	}
-	if r.Method == http.MethodTrace {
+	if r.Method == http.MethodTrace && h.clients.admits(r.RemoteAddr) {
 		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("session %q: TRACE would show the token", h.Session))
 	}
-	if h.crossSite(r) {
-		h.logger.Warn("refused another site's web page; the handler's option `origins` would let it in",
-			zap.String("session", h.Session), zap.String("origin", r.Header.Get("Origin")))
-		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("another site's page may not use session %q", h.Session))
+	return admit(r, h.Session, h.clients, h.origins, h.logger)
+}
+
+// admit is the same for every handler that gives a session's token to callers.
+func admit(r *http.Request, session string, clients clientList, origins map[string]bool, logger *zap.Logger) error {
+	if !clients.admits(r.RemoteAddr) {
+		logger.Warn("refused a caller; the handler's option `clients` would let it in",
+			zap.String("session", session), zap.String("remote", r.RemoteAddr))
+		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("this caller may not use session %q", session))
+	}
+	if crossSite(r, origins) {
+		logger.Warn("refused another site's web page; the handler's option `origins` would let it in",
+			zap.String("session", session), zap.String("origin", r.Header.Get("Origin")))
+		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("another site's page may not use session %q", session))
 	}
 	return nil
 }
@@ -106,13 +111,13 @@ func parseOrigins(list []string) (map[string]bool, error) {
 
 // crossSite reports whether a browser sent the request for a page of another
 // site, which must not speak through the sidecar.
-func (h *Handler) crossSite(r *http.Request) bool {
+func crossSite(r *http.Request, origins map[string]bool) bool {
 	origin := r.Header["Origin"]
 	site := r.Header["Sec-Fetch-Site"]
 	if len(origin) == 0 && len(site) == 0 {
 		return false
 	}
-	if len(origin) == 1 && h.origins[strings.ToLower(origin[0])] {
+	if len(origin) == 1 && origins[strings.ToLower(origin[0])] {
 		return false
 	}
 	for _, s := range site {

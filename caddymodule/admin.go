@@ -4,11 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"net/http"
-	"slices"
-	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -18,13 +14,19 @@ import (
 func init() { caddy.RegisterModule(new(adminAPI)) }
 
 // adminAPI shows sessions on Caddy's admin endpoint and takes what an operator
-// wants of them. No answer holds a token.
+// wants of them. No answer holds a token, but for the one that is asked for it. A
+// name is a session's, a pool's, or <pool>:<id> for one of a pool's sessions.
 //
-//	GET  /token_refresh/sessions[?pool=NAME&limit=N&after=ID]
-//	GET  /token_refresh/sessions/<name>
-//	PUT  /token_refresh/sessions/<name>           import a pair
-//	POST /token_refresh/sessions/<name>/refresh   exchange now
-//	DELETE /token_refresh/sessions/<name>         end it
+//	GET    /token_refresh/sessions[?pool=NAME&limit=N&after=NAME]
+//	GET    /token_refresh/sessions/<name>
+//	PUT    /token_refresh/sessions/<name>             import a pair
+//	DELETE /token_refresh/sessions/<name>             end it, revoke its pair
+//	POST   /token_refresh/sessions/<name>/refresh     exchange now
+//	POST   /token_refresh/sessions/<name>/token       the access token
+//	POST   /token_refresh/sessions/<name>/login       begin a person's login
+//	POST   /token_refresh/sessions/<name>/login/<id>  go on with it
+//	DELETE /token_refresh/sessions/<name>/login/<id>  give it up
+//	GET    /token_refresh/events                      what happens, as it does
 type adminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -38,19 +40,27 @@ const adminPath = "/token_refresh/sessions"
 func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: adminPath, Handler: only(http.MethodGet, a.list)},
+		{Pattern: eventsPath, Handler: only(http.MethodGet, a.events)},
 		{Pattern: adminPath + "/{name}", Handler: caddy.AdminHandlerFunc(a.one)},
 		{Pattern: adminPath + "/{name}/refresh", Handler: only(http.MethodPost, a.refresh)},
+		{Pattern: adminPath + "/{name}/token", Handler: only(http.MethodPost, a.token)},
+		{Pattern: adminPath + "/{name}/login", Handler: only(http.MethodPost, a.beginLogin)},
+		{Pattern: adminPath + "/{name}/login/{id}", Handler: caddy.AdminHandlerFunc(a.login)},
 	}
 }
 
 func only(method string, f func(http.ResponseWriter, *http.Request) error) caddy.AdminHandler {
 	return caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		if r.Method != method {
-			w.Header().Set("Allow", method)
-			return apiError(http.StatusMethodNotAllowed, errors.New("method not allowed"))
+			return notAllowed(w, method)
 		}
 		return f(w, r)
 	})
+}
+
+func notAllowed(w http.ResponseWriter, allow string) error {
+	w.Header().Set("Allow", allow)
+	return apiError(http.StatusMethodNotAllowed, errors.New("method not allowed"))
 }
 
 func apiError(status int, err error) error { return caddy.APIError{HTTPStatus: status, Err: err} }
@@ -66,122 +76,26 @@ func activeApp() (*App, error) {
 	return app.(*App), nil
 }
 
-func activeSession(r *http.Request) (*refresher.Session, error) {
-	app, err := activeApp()
-	if err != nil {
-		return nil, err
+// failed is the answer to a call that came to nothing.
+func failed(w http.ResponseWriter, err error) error {
+	var u *refresher.Unavailable
+	if errors.As(err, &u) {
+		retryAfter(w, u)
 	}
-	cfg, ok := app.session(r.PathValue("name"))
-	if !ok {
-		return nil, apiError(http.StatusNotFound, fmt.Errorf("no session %.64q is configured", r.PathValue("name")))
-	}
-	return cfg.shared.Session, nil
-}
-
-// list answers {"sessions": [...], "next": "<after or empty>"}.
-func (a *adminAPI) list(w http.ResponseWriter, r *http.Request) error {
-	app, err := activeApp()
-	if err != nil {
-		return err
-	}
-	query := r.URL.Query()
-	limit := 1000
-	if text := query.Get("limit"); text != "" {
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 {
-			return apiError(http.StatusBadRequest, errors.New("limit: want a number from 1 up"))
-		}
-	}
-	answer := struct {
-		Sessions []refresher.Status `json:"sessions"`
-		Next     string             `json:"next"`
-	}{Sessions: []refresher.Status{}}
-	if query.Get("pool") == "" {
-		for _, name := range slices.Sorted(maps.Keys(app.Sessions)) {
-			if name <= query.Get("after") {
-				continue
-			}
-			if len(answer.Sessions) == limit {
-				answer.Next = answer.Sessions[limit-1].Name
-				break
-			}
-			st := app.Sessions[name].shared.Status()
-			st.Name, st.Rotations = name, nil
-			answer.Sessions = append(answer.Sessions, st)
-		}
-	}
-	return writeJSON(w, answer)
-}
-
-func (a *adminAPI) one(w http.ResponseWriter, r *http.Request) error {
-	session, err := activeSession(r)
-	if err != nil {
-		return err
-	}
-	switch r.Method {
-	case http.MethodGet:
-		return writeJSON(w, session.Status())
-	case http.MethodPut:
-		return a.put(w, r, session)
-	case http.MethodDelete:
-		return a.end(w, r, session)
-	}
-	w.Header().Set("Allow", "GET, PUT, DELETE")
-	return apiError(http.StatusMethodNotAllowed, errors.New("method not allowed"))
-}
-
-// put imports a pair.
-func (a *adminAPI) put(w http.ResponseWriter, r *http.Request, session *refresher.Session) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, refresher.MaxAnswer))
-	if err != nil {
-		return apiError(http.StatusRequestEntityTooLarge, fmt.Errorf("a pair is at most %d bytes", refresher.MaxAnswer))
-	}
-	defer clear(body)
-	pair, err := refresher.ParsePair(body, refresher.DefaultFields())
-	if err != nil {
-		return apiError(http.StatusBadRequest, fmt.Errorf("the pair cannot be used: %w", err))
-	}
-	if err := session.Import(r.Context(), pair); err != nil {
-		return apiError(statusOf(err), err)
-	}
-	return writeJSON(w, session.Status())
-}
-
-// endedSession is the answer to an end.
-type endedSession struct {
-	refresher.Status
-	RevokedAtIssuer bool   `json:"revoked_at_issuer"`
-	Note            string `json:"note"`
-}
-
-const notRevoked = "the pair is forgotten here, but this kind of issuer has no way to revoke it: it stays good there until it expires"
-
-// end ends a session: nobody gets its tokens any more, and no source signs in
-// again by itself.
-func (a *adminAPI) end(w http.ResponseWriter, r *http.Request, session *refresher.Session) error {
-	if err := session.End(r.Context()); err != nil {
-		return apiError(statusOf(err), err)
-	}
-	return writeJSON(w, endedSession{Status: session.Status(), Note: notRevoked})
-}
-
-// refresh exchanges now, and answers when the next pair is in force.
-func (a *adminAPI) refresh(w http.ResponseWriter, r *http.Request) error {
-	session, err := activeSession(r)
-	if err != nil {
-		return err
-	}
-	if err := session.Refresh(r.Context()); err != nil {
-		return apiError(statusOf(err), err)
-	}
-	return writeJSON(w, session.Status())
+	return apiError(statusOf(err), err)
 }
 
 func statusOf(err error) int {
+	var u *refresher.Unavailable
 	switch {
 	case errors.Is(err, refresher.ErrSpent), errors.Is(err, refresher.ErrNotNow):
 		return http.StatusConflict
 	case errors.Is(err, refresher.ErrNoRefresh):
 		return http.StatusBadRequest
+	case errors.Is(err, refresher.ErrForgotten):
+		return http.StatusNotFound
+	case errors.As(err, &u):
+		return http.StatusServiceUnavailable
 	}
 	return http.StatusBadGateway
 }

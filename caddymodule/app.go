@@ -50,6 +50,18 @@ type App struct {
 	// letters, digits, `.`, `_` or `-`, and unique ignoring case.
 	Sessions map[string]*Session `json:"sessions,omitempty"`
 
+	// Whether the process makes itself undumpable and writes no core files
+	// (Linux), so that nobody gets at the tokens in its memory. It cannot be taken
+	// back before the process ends. Default: true.
+	Harden *bool `json:"harden,omitempty"`
+
+	// Who is told of each rotation.
+	Webhooks []*Webhook `json:"webhooks,omitempty"`
+
+	// Where a request came from that caused an exchange, for webhooks. Default:
+	// nothing is said.
+	Location *Place `json:"location,omitempty"`
+
 	// The pools by name; sessions and pools share their names.
 	Pools map[string]*Pool `json:"pools,omitempty"`
 
@@ -59,9 +71,11 @@ type App struct {
 	keys     *journal.Keyring // nil: made by Start
 	store    StoreModule      // nil: none
 	shared   *sharedStore     // the same, opened by Start
+	outbox   *sharedOutbox    // nil: there are no webhooks
 	held     []releaser
 	detach   []func()
 	watchers *watchers
+	emitter  *emitter
 }
 
 // CaddyModule returns the Caddy module information.
@@ -73,15 +87,18 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // Provision sets up the app. It reads what the configuration refers to, but
 // neither the state directory nor the network.
-func (a *App) Provision(ctx caddy.Context) error {
+func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.logger = ctx, ctx.Logger()
-	if err := a.provisionState(); err != nil {
+	if err = a.provisionState(); err != nil {
 		return err
 	}
 	if err := a.provisionStore(ctx); err != nil {
 		return err
 	}
 	if err := a.checkNames(); err != nil {
+		return err
+	}
+	if err := a.provisionWebhooks(ctx); err != nil {
 		return err
 	}
 	for name, cfg := range a.Sessions {
@@ -111,6 +128,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 		a.held = append(a.held, shared)
 		cfg.shared = shared
+	}
+	if a.emitter, err = newEmitter(ctx, a.logger); err != nil {
+		return err
 	}
 	return registerMetrics(ctx.GetMetricsRegistry())
 }
@@ -222,6 +242,11 @@ func (a *App) start() error {
 	if len(a.Sessions)+len(a.Pools) == 0 {
 		return nil
 	}
+	if a.Harden == nil || *a.Harden {
+		if err := harden(); err != nil {
+			a.logger.Warn("the process could not be hardened (continuing)", zap.Error(err))
+		}
+	}
 	if a.keys == nil {
 		if err := a.makeKey(); err != nil {
 			return err
@@ -231,13 +256,18 @@ func (a *App) start() error {
 	if err != nil {
 		return err
 	}
+	announcer, err := a.startWebhooks()
+	if err != nil {
+		return err
+	}
+	a.emitter.start()
 	a.watchers = newWatchers()
 	for _, cfg := range a.Sessions {
 		detach, err := cfg.shared.Attach(refresher.Config{
 			Policy: cfg.policy(), Issuer: cfg.issuer, Sources: cfg.sources,
 			Keys: a.keys, Store: store, Logger: a.logger,
-			Observe: cfg.shared.observer(),
-			Limiter: cfg.limiter,
+			Observe: a.observer(&cfg.shared.watch),
+			Limiter: cfg.limiter, Announcer: announcer,
 		})
 		if err != nil {
 			return err
@@ -253,7 +283,7 @@ func (a *App) start() error {
 		if store != nil {
 			a.logger.Warn("a pool's sessions are not shared through the store: its callers must come to the same instance", zap.String("pool", name))
 		}
-		detach, err := cfg.shared.Attach(cfg.config(a))
+		detach, err := cfg.shared.Attach(cfg.config(a, announcer))
 		if err != nil {
 			return err
 		}
@@ -299,6 +329,7 @@ func (a *App) Stop() error {
 	a.detach = nil
 	a.watchers.stop()
 	a.watchers = nil
+	a.emitter.end()
 	return nil
 }
 
@@ -310,6 +341,15 @@ func (a *App) Cleanup() error {
 		errs = append(errs, shared.release())
 	}
 	a.held = nil
+	for _, cfg := range a.Pools {
+		if cfg != nil && cfg.jwks != nil {
+			cfg.jwks.Close()
+		}
+	}
+	if a.outbox != nil {
+		errs = append(errs, a.outbox.release()) // the sessions tell it until their end
+		a.outbox = nil
+	}
 	if a.shared != nil {
 		errs = append(errs, a.shared.release())
 		a.shared = nil
@@ -344,6 +384,7 @@ type sharedSession struct {
 	*refresher.Session
 	key     string
 	metrics sessionMetrics
+	watch   watch
 }
 
 var sharedSessions = caddy.NewUsagePool()
@@ -351,11 +392,13 @@ var sharedSessions = caddy.NewUsagePool()
 func holdSession(dir, name string) (*sharedSession, error) {
 	key := dir + string(os.PathSeparator) + strings.ToLower(name)
 	v, _, err := sharedSessions.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return &sharedSession{
+		s := &sharedSession{
 			Session: refresher.New(name, refresher.Options{Dir: dir}),
 			key:     key,
 			metrics: newSessionMetrics(name),
-		}, nil
+		}
+		s.watch.metrics = &s.metrics
+		return s, nil
 	})
 	if err != nil {
 		return nil, err
@@ -367,9 +410,6 @@ func (s *sharedSession) release() error {
 	_, err := sharedSessions.Delete(s.key)
 	return err
 }
-
-// observer counts what happens to the session.
-func (s *sharedSession) observer() func(refresher.Note) { return s.metrics.note }
 
 // Destruct ends the session when nobody holds it any more.
 func (s *sharedSession) Destruct() error { return s.Close(context.Background()) }

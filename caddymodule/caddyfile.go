@@ -25,6 +25,7 @@ func init() {
 //	token_refresh {
 //		state_dir <path>
 //		encryption_key <base64>
+//		harden on|off
 //		store redis <url>|etcd <endpoint…>|caddy { … }
 //		session <name> {
 //			issuer <kind> <url> { … }
@@ -36,6 +37,10 @@ func init() {
 //			reauthenticate on|off
 //		}
 //		pool <name> { … }
+//		webhook <url> { … }
+//		location {
+//			city|country|latitude|longitude|region|zipcode <placeholder>
+//		}
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
@@ -89,7 +94,20 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 		case "webhook":
-			return d.Errf("%s is not part of this version yet", option)
+			if err := a.unmarshalWebhook(d); err != nil {
+				return err
+			}
+		case "harden":
+			if a.Harden != nil {
+				return d.Errf("%s stands twice", option)
+			}
+			if err := onOff(d, &a.Harden); err != nil {
+				return err
+			}
+		case "location":
+			if err := a.unmarshalLocation(d); err != nil {
+				return err
+			}
 		default:
 			return d.Errf("unrecognized option %q of %s", option, appName)
 		}
@@ -199,7 +217,8 @@ func guest(d *caddyfile.Dispenser, option, namespace, inlineKey string) (json.Ra
 
 // parseDirective reads the handler directive.
 //
-//	token_refresh [<matcher>] <session> {
+//	token_refresh [<matcher>] <session or pool> {
+//		mode inject|swap
 //		header <name> [<scheme>]
 //		replay_limit <size>
 //		clients <cidr…>|any
@@ -210,11 +229,9 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
 		return nil, err
 	}
-	app := new(App)
-	if option, ok := h.Option(appName).(httpcaddyfile.App); ok {
-		if err := json.Unmarshal(option.Value, app); err != nil {
-			return nil, h.WrapErr(err)
-		}
+	app, err := definedApp(h)
+	if err != nil {
+		return nil, err
 	}
 	_, isSession := app.session(handler.Session)
 	if _, isPool := app.pool(handler.Session); !isSession && !isPool {
@@ -231,6 +248,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		switch option := d.Val(); option {
+		case "mode":
+			if err := oneArg(d, &h.Mode); err != nil {
+				return err
+			}
+			if err := checkMode(h.Mode); err != nil {
+				return d.WrapErr(err)
+			}
 		case "header":
 			if err := h.unmarshalHeader(d); err != nil {
 				return err
@@ -249,17 +273,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				h.ReplayLimit = -1
 			}
 		case "clients":
-			list := d.RemainingArgs()
-			if _, err := parseClients(list); err != nil || len(list) == 0 {
-				return d.Errf("clients: want ranges (10.0.0.0/8), addresses, or any, not %q", list)
+			if err := clientsOption(d, &h.Clients); err != nil {
+				return err
 			}
-			h.Clients = append(h.Clients, list...)
 		case "origins":
-			list := d.RemainingArgs()
-			if _, err := parseOrigins(list); err != nil || len(list) == 0 {
-				return d.Errf("origins: want origins such as https://app.example.com, not %q", list)
+			if err := originsOption(d, &h.Origins); err != nil {
+				return err
 			}
-			h.Origins = append(h.Origins, list...)
 		default:
 			return d.Errf("unrecognized option %q of %s", option, appName)
 		}

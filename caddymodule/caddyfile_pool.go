@@ -53,6 +53,7 @@ func (a *App) unmarshalPool(d *caddyfile.Dispenser) error {
 //		idle_timeout <duration>
 //		max_age <duration>
 //		cookies <access> [<refresh>]
+//		verify jwks <url>
 //		refresh_before <percent>%|<duration>
 //		lifetime <duration>
 //		wait <duration>
@@ -105,6 +106,13 @@ func (p *Pool) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		return duration(d, &p.IdleTimeout)
 	case "max_age":
 		return duration(d, &p.MaxAge)
+	case "verify":
+		args := d.RemainingArgs()
+		if len(args) != 2 || args[0] != "jwks" {
+			return d.Err("verify: want jwks <url>")
+		}
+		p.VerifyJWKS = args[1]
+		return nil
 	case "cookies":
 		args := d.RemainingArgs()
 		if len(args) < 1 || len(args) > 2 {

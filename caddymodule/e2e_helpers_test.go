@@ -36,6 +36,7 @@ type bench struct {
 	admin  string       // address of Caddy's admin endpoint
 	client *http.Client // for it
 	sites  []*site
+	app    string // further lines of the app's
 
 	// reloads says that the admin endpoint's listener is replaced now and then:
 	// the kernel resets what the old one had not accepted, and a call is made
@@ -54,6 +55,7 @@ type site struct {
 
 	// Lines of the Caddyfile: inside the session, its issuer and the directive.
 	tokens, session, issuer, handler string
+	before                           string // of the site, before the directive
 	issuerURL                        string // default: the sandbox
 }
 
@@ -141,10 +143,11 @@ func (b *bench) caddyfile() string {
 		fmt.Fprintf(&text, "session %s {\nissuer bearer %s/User/RefreshToken {\n%s\n}\n%s\n%s\n}\n",
 			s.name, s.issuerURL, s.issuer, s.tokens, s.session)
 	}
-	text.WriteString("}\n}\n")
+	text.WriteString(b.app + "\n}\n}\n")
 	for _, s := range b.sites {
 		fmt.Fprintf(&text, `http://%s {
 	bind 127.0.0.1
+	%s
 	token_refresh %s {
 		%s
 	}
@@ -157,7 +160,7 @@ func (b *bench) caddyfile() string {
 		respond "{err.message}" {err.status_code}
 	}
 }
-`, s.addr, s.name, s.handler, s.server.URL)
+`, s.addr, s.before, s.name, s.handler, s.server.URL)
 	}
 	return text.String()
 }

@@ -37,6 +37,12 @@ type Handler struct {
 	// The name of the session, or of the pool. Required.
 	Session string `json:"session,omitempty"`
 
+	// What happens to requests of a session: `inject` gives each the access
+	// token in place of whatever it came with; `swap` replaces only access tokens
+	// of this session, of whatever generation, and lets everything else through
+	// as it is. Default: `inject`; with a pool it is always `swap`.
+	Mode string `json:"mode,omitempty"`
+
 	// The header field that carries the access token. Default: `Authorization`.
 	// Caddy does not redact others in its own debug logs.
 	Header string `json:"header,omitempty"`
@@ -59,9 +65,11 @@ type Handler struct {
 	// `https://app.example.com`. Default: none but the site itself.
 	Origins []string `json:"origins,omitempty"`
 
+	app     *App
 	session *refresher.Session // nil: a pool
 	pool    *Pool
 	metrics *sessionMetrics
+	watch   *watch
 	logger  *zap.Logger
 	header  string
 	carrier carrier
@@ -89,14 +97,19 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the %s app: %w", appName, err)
 	}
-	if cfg, ok := app.(*App).session(h.Session); ok {
-		h.session, h.metrics = cfg.shared.Session, &cfg.shared.metrics
-	} else if cfg, ok := app.(*App).pool(h.Session); ok {
-		h.pool, h.metrics = cfg, &cfg.shared.metrics
+	h.app = app.(*App)
+	if cfg, ok := h.app.session(h.Session); ok {
+		cfg.swap = cfg.swap || h.Mode == modeSwap // before the app starts
+		h.session, h.metrics, h.watch = cfg.shared.Session, &cfg.shared.metrics, &cfg.shared.watch
+	} else if cfg, ok := h.app.pool(h.Session); ok {
+		h.pool, h.metrics, h.watch = cfg, &cfg.shared.metrics, &cfg.shared.watch
 	} else {
 		return fmt.Errorf("session %q is not defined in the %s app", h.Session, appName)
 	}
 
+	if err := checkMode(h.Mode); err != nil {
+		return err
+	}
 	if h.clients, err = parseClients(h.Clients); err != nil {
 		return err
 	}
@@ -115,6 +128,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.warn(ctx)
 	return nil
+}
+
+// What a handler does to a session's requests.
+const (
+	modeInject = "inject"
+	modeSwap   = "swap"
+)
+
+func checkMode(mode string) error {
+	switch mode {
+	case "", modeInject, modeSwap:
+		return nil
+	}
+	return fmt.Errorf("mode: want inject or swap, not %.40q", mode)
 }
 
 func (h *Handler) provisionCarrier() error {
@@ -173,12 +200,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.pool != nil {
 		return h.servePool(w, r, next)
 	}
+	if h.Mode == modeSwap {
+		if token, ok := h.carrier.token(r.Header); !ok || !h.session.Owns(token) {
+			return next.ServeHTTP(w, r)
+		}
+	}
 	a := newAttempt(h, w, r)
 	defer a.close()
 	a.from, a.carrier = h.session, h.carrier
 
 	pass, err := h.session.Enter(r.Context(), a.repeatable)
 	if err != nil {
+		h.watch.traces.unavailable(r.Context(), h.Session, err)
 		return h.unavailable(w, err)
 	}
 	return h.run(a, pass, next)
@@ -204,7 +237,11 @@ func (h *Handler) run(a *attempt, pass refresher.Pass, next caddyhttp.Handler) e
 func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 	route := refresher.Route(a.orig.Method, a.path)
 	a.asked = true
-	pass, ok, err := a.from.Unauthorized(a.orig.Context(), a.pass, route)
+	ctx := a.orig.Context()
+	if len(h.app.Webhooks) > 0 {
+		ctx = refresher.WithOrigin(ctx, func() []byte { return h.app.origin(a.orig) })
+	}
+	pass, ok, err := a.from.Unauthorized(ctx, a.pass, route)
 	var unavailable *refresher.Unavailable
 	switch {
 	case errors.As(err, &unavailable):
@@ -229,6 +266,7 @@ func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 
 // count adds the request to the metrics, under one outcome.
 func (h *Handler) count(a *attempt) {
+	h.watch.traces.request(a)
 	switch {
 	case a.replayed:
 		h.metrics.replayed.Inc()
@@ -240,6 +278,9 @@ func (h *Handler) count(a *attempt) {
 	}
 	if a.waited > 0 {
 		h.metrics.wait.Observe(a.waited.Seconds())
+		if h.pool == nil {
+			h.watch.waits.add(a.pass.Epoch(), a.pass.Generation(), a.waited)
+		}
 	}
 }
 
@@ -329,6 +370,7 @@ func (a *attempt) use(pass refresher.Pass) {
 	a.pass = pass
 	a.waited += pass.Waited
 	out, r := a.out, a.orig
+	a.h.watch.traces.waited(r.Context(), a.h.Session, &a.pass)
 	out.req = *r
 	out.url = *r.URL
 	out.req.URL = &out.url

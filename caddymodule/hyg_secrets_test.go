@@ -244,6 +244,7 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 		Site: "log {\noutput file " + c.Dir + "/access.log {\nroll_disabled\n}\nformat json\n}\nlog_append token {http.request.header.Authorization}\n" +
 			"tracing {\nspan x\n}\n" +
 			site("s") + site("body") + site("file") + site("env") + site("empty") +
+			"handle /status {\ntoken_refresh_status {\nactions on\n}\n}\n" +
 			"handle /denied/* {\ntoken_refresh s {\nclients 192.0.2.1\n}\nrespond no\n}\n" +
 			"handle /apikey/* {\ntoken_refresh env {\nheader Authorization Custom\n}\nreverse_proxy " + up.URL + "\n}\n" +
 			"handle_errors {\nrespond \"{err.status_code} {err.status_text} {err.message} {err.trace} {http.request.header.Authorization} {http.vars.token} {http.request.uri}\" {err.status_code}\n}",
@@ -272,8 +273,16 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	note("adapt", string(adapted))
-	if err := caddy.Load(adapted, true); err != nil {
+	watchReset(nil)
+	if err := caddy.Load(watchJSON(t, text), true); err != nil { // with a handler of events that fails: Caddy then logs their data
 		t.Fatal(err)
+	}
+	streams := []*watchStream{c.followAdmin(""), c.follow("http://"+c.Addr+"/status?events", "")}
+	page := func() {
+		t.Helper()
+		get("/status")
+		code, body, header := c.do("GET", "/status?status", nil)
+		note("status", code, header, body)
 	}
 	for _, name := range []string{"s", "body", "file", "env"} {
 		ruleEventually(t, "a pair of "+name, func() bool { return ruleStatus(t, name).Generation > 0 })
@@ -315,6 +324,7 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 		}
 		get("/s/x")
 		admin("GET", "/token_refresh/sessions/s", "")
+		page()
 	}
 	// Unusable answers with a 2xx: the outcome is unknown.
 	for name, f := range map[string]hygFault{
@@ -326,6 +336,7 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 		admin("POST", "/token_refresh/sessions/"+name+"/refresh", "")
 		get("/" + name + "/x")
 		admin("GET", "/token_refresh/sessions/"+name, "")
+		page()
 	}
 	breakersForget() // that was more than it puts up with
 	// Lost.
@@ -334,6 +345,12 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 	ruleEqual(t, "state", ruleStatus(t, "s").State, refresher.PhaseLost)
 	get("/s/x")
 	admin("POST", "/token_refresh/sessions/s/refresh", "")
+	page()
+	own := []string{"Origin", "http://" + c.Addr, "Content-Type", "application/json", "Token-Refresh-Action", pageOverview(t, c).ActionToken}
+	for _, action := range []string{`{"action":"refresh","session":"s"}`, `{"action":"refresh","session":"` + fileRefresh + `"}`, fileRefresh} {
+		code, answer, header := c.do("POST", "/status", strings.NewReader(action), own...)
+		note("action", code, header, answer)
+	}
 
 	// Imports, wrong and right, and a failing login.
 	access, refresh := h.sb.LoginAs("import")
@@ -389,13 +406,9 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 	h.fault(hygFault{status: 401, body: "{echo}"})
 	h.fault(hygFault{status: 500, body: "{echo}"})
 	again := strings.Replace(text, "session empty {", "session again {\nissuer bearer "+h.url+"/User/RefreshToken\ntokens login "+h.url+"/User/Login {\nusername {env.HYG_USERNAME}\npassword {env.HYG_BAD_KEY}\n}\n}\nsession empty {", 1)
-	adapted, err = adaptText(again)
-	if err != nil {
-		t.Fatal(err)
-	}
-	status, answer := c.admin("POST", "/load", string(adapted), "Content-Type", "application/json")
-	if status != 200 {
-		t.Fatalf("%d %s", status, answer)
+	loaded, answer := c.admin("POST", "/load", string(watchJSON(t, again)), "Content-Type", "application/json")
+	if loaded != 200 {
+		t.Fatalf("%d %s", loaded, answer)
 	}
 	ruleEventually(t, "the failed login", func() bool { return ruleStatus(t, "again").LastError != "" })
 
@@ -403,9 +416,26 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 		"/token_refresh/sessions/empty", "/token_refresh/sessions/again", "/metrics", "/debug/vars", "/debug/pprof/goroutine?debug=2", "/debug/pprof/cmdline", "/reverse_proxy/upstreams"} {
 		admin("GET", path, "")
 	}
+	page()
+	streams = append(streams, c.followAdmin("an-1")) // all that is known
+	ruleEventually(t, "events", func() bool { return len(streams[2].fields("data")) > 10 })
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	for i, s := range streams {
+		if <-s.ended; len(s.fields("data")) == 0 {
+			t.Errorf("stream %d is empty", i)
+		}
+		note("stream", s.text())
+	}
+	if names := watchNames(); len(names) < 10 {
+		t.Errorf("events: %v", names)
+	}
+	watchSeen.Lock()
+	for _, e := range watchSeen.events {
+		note("event", e.Name(), e.Data)
+	}
+	watchSeen.Unlock()
 
 	for _, found := range hygFind(shown.Bytes(), h.secrets) {
 		t.Errorf("shown: %s", found)

@@ -83,7 +83,7 @@ func TestTheNewKindsHaveTheirOwnDefaults(t *testing.T) {
 			refresher.Profile{RevokesPrevious: true, RefreshLifetime: 30 * day, Timeout: time.Second}},
 		{new(OAuth2Issuer), `"url":"https://127.0.0.1:1/t","client_id":"a","profile":"auth0","reuse_interval":30000000000,"reuse_answer":"new"`,
 			refresher.Profile{ReuseInterval: 30 * time.Second, RefreshLifetime: 15 * day, Timeout: 10 * time.Second}},
-		{new(FusionAuthIssuer), `"url":"https://127.0.0.1:1"`, refresher.Profile{RefreshLifetime: 30 * day, Timeout: 10 * time.Second}},
+		{new(FusionAuthIssuer), `"url":"https://127.0.0.1:1"`, refresher.Profile{SendsAccess: true, RefreshLifetime: 30 * day, Timeout: 10 * time.Second}},
 	} {
 		if err := provisionIssuer(t, tt.mod, tt.options); err != nil {
 			t.Errorf("%s: %v", tt.options, err)

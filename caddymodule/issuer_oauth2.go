@@ -64,7 +64,13 @@ type OAuth2Issuer struct {
 	// The revocation endpoint (RFC 7009). Default: the discovered one.
 	RevokeURL string `json:"revoke_url,omitempty"`
 
-	revoker refresher.Revoker
+	// Where people sign in for `caddy token-refresh login`: the authorization
+	// endpoint (RFC 6749), and the one for device codes (RFC 8628). Default: the
+	// discovered ones.
+	AuthorizationURL string `json:"authorization_url,omitempty"`
+	DeviceURL        string `json:"device_url,omitempty"`
+
+	client *issuer.OAuth2
 }
 
 // CaddyModule returns the Caddy module information.
@@ -84,7 +90,7 @@ func (o *OAuth2Issuer) Provision(ctx caddy.Context) error {
 	}
 	address := cmp.Or(o.URL, o.Discover)
 	o.use(ctx, address, made)
-	o.revoker = made
+	o.client = made
 	o.warnOfSecret("client_secret", o.ClientSecret, address)
 	return nil
 }
@@ -97,6 +103,7 @@ func (o *OAuth2Issuer) config(repl *caddy.Replacer) (issuer.OAuth2Config, error)
 	}
 	cfg := issuer.OAuth2Config{
 		TokenURL: o.URL, Issuer: o.Discover, RevokeURL: o.RevokeURL,
+		AuthorizationURL: o.AuthorizationURL, DeviceURL: o.DeviceURL,
 		ClientID: o.ClientID, AuthMethod: o.AuthMethod,
 		KeyID: o.KeyID, SigningAlg: o.SigningAlg, AssertionAudience: o.AssertionAudience,
 		Scope: o.Scope, Audience: o.Audience, JSON: o.Body == "json",
@@ -157,8 +164,11 @@ func readClientKey(repl *caddy.Replacer, path string) (*issuer.ClientKey, error)
 
 // Revoke implements refresher.Revoker.
 func (o *OAuth2Issuer) Revoke(ctx context.Context, p refresher.Pair) error {
-	return o.revoker.Revoke(ctx, p)
+	return o.client.Revoke(ctx, p)
 }
+
+// signIn implements signsInPeople.
+func (o *OAuth2Issuer) signIn() *issuer.OAuth2 { return o.client }
 
 // UnmarshalCaddyfile reads the issuer; the options of all issuers can stand in
 // its block, too (see [IssuerOptions]).
@@ -176,6 +186,8 @@ func (o *OAuth2Issuer) Revoke(ctx context.Context, p refresher.Pair) error {
 //		audience <audience>
 //		parameter <name> <value>
 //		revoke_url <url>
+//		authorization_url <url>
+//		device_url <url>
 //	}
 func (o *OAuth2Issuer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the kind
@@ -202,6 +214,7 @@ func (o *OAuth2Issuer) unmarshalOwn(d *caddyfile.Dispenser, option string) (know
 		"client_id": &o.ClientID, "client_secret": &o.ClientSecret, "auth_method": &o.AuthMethod,
 		"private_key": &o.PrivateKey, "key_id": &o.KeyID, "signing_alg": &o.SigningAlg, "assertion_audience": &o.AssertionAudience,
 		"body": &o.Body, "audience": &o.Audience, "revoke_url": &o.RevokeURL,
+		"authorization_url": &o.AuthorizationURL, "device_url": &o.DeviceURL,
 	}[option]
 	switch {
 	case to != nil:
@@ -232,4 +245,5 @@ var (
 	_ caddyfile.Unmarshaler = (*OAuth2Issuer)(nil)
 	_ refresher.Issuer      = (*OAuth2Issuer)(nil)
 	_ refresher.Revoker     = (*OAuth2Issuer)(nil)
+	_ signsInPeople         = (*OAuth2Issuer)(nil)
 )

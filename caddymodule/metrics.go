@@ -30,6 +30,10 @@ var (
 		Namespace: "caddy", Subsystem: appName, Name: "store_errors_total",
 		Help: "Times that a session could not use the store it shares with other instances.",
 	}, []string{"session"})
+	eventsDropped = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: appName, Name: "events_dropped_total",
+		Help: "Events that Caddy's event handlers did not get because an earlier one was slow.",
+	})
 	waitSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: "caddy", Subsystem: appName, Name: "wait_seconds",
 		Help:    "How long requests were held back for a token, of those that were.",
@@ -45,6 +49,11 @@ type sessionMetrics struct {
 }
 
 func newSessionMetrics(name string) sessionMetrics {
+	// A counter that is not there before it is 1 does not increase, to Prometheus.
+	for class := refresher.ClassOK; class <= refresher.ClassUnknown; class++ {
+		exchanges.WithLabelValues(name, class.String())
+	}
+	storeErrors.WithLabelValues(name)
 	return sessionMetrics{
 		name:        name,
 		passed:      requests.WithLabelValues(name, "passed"),
@@ -93,6 +102,7 @@ func (l liveMetrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (l liveMetrics) Collect(ch chan<- prometheus.Metric) {
 	states := map[refresher.Phase]int{}
+	named := map[string]bool{} // two of one name: while a reload moves state_dir
 	open := 0
 	sharedSessions.Range(func(_, v any) bool {
 		shared, ok := v.(*sharedSession)
@@ -100,6 +110,10 @@ func (l liveMetrics) Collect(ch chan<- prometheus.Metric) {
 			return true // being made
 		}
 		st := shared.Status()
+		if named[st.Name] {
+			return true
+		}
+		named[st.Name] = true
 		states[st.State]++
 		if st.IntentOpen {
 			open++
@@ -112,11 +126,27 @@ func (l liveMetrics) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(l.sessions, prometheus.GaugeValue, float64(n), "", string(state))
 	}
+	sharedPools.Range(func(_, v any) bool {
+		shared, ok := v.(*sharedPool)
+		if !ok || named[shared.Name()] {
+			return true
+		}
+		named[shared.Name()] = true
+		counts := shared.Counts()
+		open += counts.Intents
+		for state, n := range counts.States {
+			ch <- prometheus.MustNewConstMetric(l.sessions, prometheus.GaugeValue, float64(n), shared.Name(), string(state))
+		}
+		return true
+	})
 	ch <- prometheus.MustNewConstMetric(l.intents, prometheus.GaugeValue, float64(open))
 }
 
+// collectors are all of them.
+var collectors = []prometheus.Collector{exchanges, exchangeSeconds, requests, storeErrors, eventsDropped, waitSeconds, live}
+
 func registerMetrics(reg *prometheus.Registry) error {
-	for _, c := range []prometheus.Collector{exchanges, exchangeSeconds, requests, storeErrors, waitSeconds, live} {
+	for _, c := range collectors {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/webhook"
 )
 
 // Pool is many sessions of one issuer that belong to the callers. They are
@@ -52,7 +53,13 @@ type Pool struct {
 	// `refresh_token`.
 	Cookies *CookieNames `json:"cookies,omitempty"`
 
+	// The URL of the issuer's public keys (JWKS). A login is learned only if its
+	// access token was signed by one of them: an addition, as a token that was
+	// not learned is good for nothing here anyway. Default: not looked at.
+	VerifyJWKS string `json:"verify_jwks,omitempty"`
+
 	shared *sharedPool
+	jwks   *webhook.JWKS
 	names  answerNames      // of the answers to callers
 	fields refresher.Fields // of those to read
 }
@@ -81,7 +88,21 @@ func (e Endpoint) check() error {
 	return nil
 }
 
-func cleanPath(p string) string { return path.Clean("/" + p) }
+// cleanPath is a path as servers may take it, the most lenient of them: a
+// backslash for a slash, and nothing behind a semicolon.
+func cleanPath(p string) string {
+	if strings.Contains(p, `\`) {
+		p = strings.ReplaceAll(p, `\`, "/")
+	}
+	if strings.Contains(p, ";") {
+		parts := strings.Split(p, "/")
+		for i, part := range parts {
+			parts[i], _, _ = strings.Cut(part, ";")
+		}
+		p = strings.Join(parts, "/")
+	}
+	return path.Clean("/" + p)
+}
 
 func matchesAny(list []Endpoint, method, cleaned string) bool {
 	for _, e := range list {
@@ -115,6 +136,13 @@ func (p *Pool) provision(ctx caddy.Context, name string) error {
 	if p.MaxSessions < 0 || p.IdleTimeout < 0 || p.MaxAge < 0 {
 		return errors.New("max_sessions, idle_timeout and max_age must not be negative")
 	}
+	if p.VerifyJWKS != "" {
+		keys, err := webhook.NewJWKS(webhook.JWKSConfig{URL: p.VerifyJWKS})
+		if err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+		p.jwks = keys
+	}
 	if p.Cookies == nil {
 		p.Cookies = &CookieNames{Access: "access_token", Refresh: "refresh_token"}
 	}
@@ -131,11 +159,11 @@ func (p *Pool) provision(ctx caddy.Context, name string) error {
 	return nil
 }
 
-func (p *Pool) config(a *App) refresher.PoolConfig {
+func (p *Pool) config(a *App, announcer refresher.Announcer) refresher.PoolConfig {
 	return refresher.PoolConfig{
 		Config: refresher.Config{
 			Policy: p.policy(), Issuer: p.issuer, Keys: a.keys, Logger: a.logger,
-			Observe: p.shared.metrics.note, Limiter: p.limiter,
+			Observe: a.observer(&p.shared.watch), Limiter: p.limiter, Announcer: announcer,
 		},
 		MaxSessions: p.MaxSessions,
 		IdleTimeout: time.Duration(p.IdleTimeout),
@@ -150,6 +178,7 @@ type sharedPool struct {
 	*refresher.Pool
 	key     string
 	metrics sessionMetrics
+	watch   watch
 }
 
 var sharedPools = caddy.NewUsagePool()
@@ -157,11 +186,13 @@ var sharedPools = caddy.NewUsagePool()
 func holdPool(dir, name string) (*sharedPool, error) {
 	key := dir + string(os.PathSeparator) + strings.ToLower(name)
 	v, _, err := sharedPools.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return &sharedPool{
+		s := &sharedPool{
 			Pool:    refresher.NewPool(name, refresher.Options{Dir: dir}),
 			key:     key,
 			metrics: newSessionMetrics(name),
-		}, nil
+		}
+		s.watch.metrics = &s.metrics
+		return s, nil
 	})
 	if err != nil {
 		return nil, err

@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -59,6 +61,11 @@ func (w *heldAnswer) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
+// ReadFrom implements io.ReaderFrom: what is copied does not go around Write.
+func (w *heldAnswer) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{w}, r)
+}
+
 // release lets go of what waits.
 func (w *heldAnswer) release() error {
 	if w.passed {
@@ -89,60 +96,107 @@ func (w *heldAnswer) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// withhold puts the handle in the refresh token's place.
-func (h *Handler) withhold(held *heldAnswer, handle refresher.Secret, cookies bool) {
-	if cookies {
-		old := (&http.Response{Header: held.Header()}).Cookies()
-		held.Header().Del("Set-Cookie")
-		for _, c := range old {
-			if c.Name == h.pool.Cookies.Refresh {
-				c.Value = handle.Reveal()
-			}
-			held.Header().Add("Set-Cookie", c.String())
+// withhold puts the handle in the refresh token's place, wherever in the answer
+// that stands: issuers send it as JSON and as a cookie at once.
+func (h *Handler) withhold(held *heldAnswer, refresh, handle refresher.Secret) {
+	header := held.Header()
+	for i, line := range header["Set-Cookie"] {
+		name, rest, _ := strings.Cut(line, "=")
+		value, attributes, more := strings.Cut(rest, ";")
+		if strings.TrimSpace(name) != h.pool.Cookies.Refresh || strings.Trim(value, ` "`) == "" {
+			continue // the others stay as they are, to the byte
 		}
+		if line = name + "=" + handle.Reveal(); more {
+			line += ";" + attributes
+		}
+		header["Set-Cookie"][i] = line
+	}
+	for _, values := range header {
+		for i, value := range values {
+			values[i] = strings.ReplaceAll(value, refresh.Reveal(), handle.Reveal())
+		}
+	}
+	if !held.whole() {
+		return // a pair in cookies, and its body has gone on
+	}
+	dec := json.NewDecoder(bytes.NewReader(held.body))
+	dec.UseNumber()
+	var body any
+	if dec.Decode(&body) == nil && h.pool.replaced(&body, refresh.Reveal(), handle.Reveal()) {
+		held.body, _ = json.Marshal(body)
+	} else if bytes.Contains(held.body, []byte(refresh.Reveal())) { // a page, say
+		held.body = bytes.ReplaceAll(held.body, []byte(refresh.Reveal()), []byte(handle.Reveal()))
+	} else {
 		return
 	}
-	var obj map[string]json.RawMessage
-	if json.Unmarshal(held.body, &obj) != nil {
-		return // it was parsed before
-	}
-	text, _ := json.Marshal(handle.Reveal())
-	for _, name := range h.pool.fields.Refresh {
-		if _, ok := obj[name]; ok {
-			obj[name] = text
-		}
-	}
-	held.body, _ = json.Marshal(obj)
-	header := held.Header()
 	if header.Get("Content-Length") != "" {
 		header.Set("Content-Length", strconv.Itoa(len(held.body)))
 	}
-	header.Del("Etag")
-	header.Del("Digest")
-	header.Del("Content-Digest")
-	header.Del("Content-Md5")
+	for _, name := range []string{"Etag", "Digest", "Content-Digest", "Repr-Digest", "Content-Md5"} {
+		header.Del(name)
+	}
+}
+
+// replaced puts the handle in the place of each string that is the refresh token,
+// or has its name at the top.
+func (p *Pool) replaced(v *any, refresh, handle string) (found bool) {
+	if obj, ok := (*v).(map[string]any); ok {
+		for _, name := range p.fields.Refresh {
+			if text, ok := obj[name].(string); ok && text != "" {
+				obj[name], found = handle, true
+			}
+		}
+	}
+	return replaceStrings(v, refresh, handle) || found
+}
+
+func replaceStrings(v *any, old, with string) (found bool) {
+	switch x := (*v).(type) {
+	case string:
+		if found = strings.Contains(x, old); found {
+			*v = strings.ReplaceAll(x, old, with)
+		}
+	case []any:
+		for i := range x {
+			found = replaceStrings(&x[i], old, with) || found
+		}
+	case map[string]any:
+		for name, value := range x {
+			if replaceStrings(&value, old, with) {
+				x[name], found = value, true
+			}
+		}
+	}
+	return found
 }
 
 // renewCookies gives a browser the current pair in place of the one it came
-// with.
+// with. One that came without a refresh token of the session gets none.
 func (h *Handler) renewCookies(w http.ResponseWriter, r *http.Request, found presented) {
 	held := refresher.Secret{}
 	if c, err := r.Cookie(h.pool.Cookies.Refresh); err == nil {
-		held = refresher.NewSecret(c.Value)
+		m, kind, known, err := h.pool.shared.Find(c.Value, h.caller(r))
+		if known && err == nil && kind == refresher.RefreshToken && m.Same(found.member) {
+			held = refresher.NewSecret(c.Value)
+		}
 	}
 	pair, err := found.member.Pair(r.Context(), held)
 	if err != nil {
 		return // it goes on with the one it has
 	}
+	if held.IsZero() {
+		pair.Refresh = held
+	}
 	h.setCookies(w, r, pair)
 }
 
 func (h *Handler) setCookies(w http.ResponseWriter, r *http.Request, pair refresher.Pair) {
+	w.Header().Add("Cache-Control", "no-store") // whatever the upstream says beside it
 	for _, c := range []struct {
 		name  string
 		value refresher.Secret
 	}{{h.pool.Cookies.Access, pair.Access}, {h.pool.Cookies.Refresh, pair.Refresh}} {
-		if c.value.IsZero() {
+		if c.name == "" || c.value.IsZero() {
 			continue
 		}
 		w.Header().Add("Set-Cookie", (&http.Cookie{

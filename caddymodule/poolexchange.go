@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -30,8 +31,11 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, next caddyhtt
 	who := h.caller(r)
 	m, kind, known, err := pool.Find(asked.refresh, who)
 	switch {
+	case kind == refresher.SpentToken:
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		return caddyhttp.Error(http.StatusUnauthorized, fmt.Errorf("pool %q: this refresh token is spent: sign in again", h.Session))
 	case !known || kind != refresher.RefreshToken:
-		return h.learn(w, r, next)
+		return h.learn(w, r, next, refresher.Pair{Access: refresher.NewSecret(asked.access), Refresh: refresher.NewSecret(asked.refresh)})
 	case err != nil:
 		return h.otherCaller(r, err)
 	}
@@ -53,6 +57,10 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, next caddyhtt
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 		return caddyhttp.Error(http.StatusUnauthorized, fmt.Errorf("pool %q: this session has ended: sign in again", h.Session))
 	case err != nil:
+		if r.Context().Err() == nil && unavailable == nil {
+			h.logger.Error("a caller's pair could not be kept", zap.String("pool", h.Session), zap.Error(err))
+			err = &refresher.Unavailable{Session: h.Session, RetryAfter: time.Second}
+		}
 		return h.unavailable(w, err)
 	}
 	h.metrics.passed.Inc()
@@ -83,7 +91,13 @@ func (h *Handler) readExchange(r *http.Request) (asked askedExchange, err error)
 		}{io.MultiReader(bytes.NewReader(body), rest), rest}
 		if len(body) <= refresher.MaxAnswer {
 			asked = h.parseExchange(r.Header.Get("Content-Type"), body)
+			if !h.pool.isRefresh(asked.refresh) {
+				h.pool.search(&asked, body)
+			}
 		}
+	}
+	if !h.pool.isRefresh(asked.refresh) {
+		h.pool.search(&asked, []byte(r.URL.RawQuery))
 	}
 	if token, ok := h.carrier.token(r.Header); ok {
 		asked.access = token
@@ -91,7 +105,7 @@ func (h *Handler) readExchange(r *http.Request) (asked askedExchange, err error)
 	if c, err := r.Cookie(h.pool.Cookies.Access); err == nil && asked.access == "" {
 		asked.access = c.Value
 	}
-	if c, err := r.Cookie(h.pool.Cookies.Refresh); err == nil && asked.refresh == "" {
+	if c, err := r.Cookie(h.pool.Cookies.Refresh); err == nil && (asked.refresh == "" || !h.pool.isRefresh(asked.refresh) && h.pool.isRefresh(c.Value)) {
 		asked.refresh, asked.cookies = c.Value, true
 	}
 	return asked, nil
@@ -136,7 +150,9 @@ func (h *Handler) answerPair(w http.ResponseWriter, pair refresher.Pair) error {
 
 // learn passes a request on and opens a session with the pair that its answer
 // holds.
-func (h *Handler) learn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+//
+// former is what was presented for it, where it is a caller's own refresh call.
+func (h *Handler) learn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, former refresher.Pair) error {
 	r = r.Clone(r.Context())
 	r.Header.Set("Accept-Encoding", "identity") // the answer is to be read
 	held := newHeldAnswer(w)
@@ -146,11 +162,17 @@ func (h *Handler) learn(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if !held.successful() {
 		return held.release()
 	}
-	pair, fromCookies := h.learned(held)
+	pair := h.learned(held)
 	if pair.Access.IsZero() {
 		return held.release()
 	}
-	_, handle, err := h.pool.shared.Learn(r.Context(), pair)
+	if h.pool.jwks != nil {
+		if err := h.pool.jwks.VerifyToken(r.Context(), pair.Access); err != nil {
+			h.logger.Warn("a login passed by that is not learned", zap.String("pool", h.Session), zap.Error(err))
+			return held.release()
+		}
+	}
+	_, handle, err := h.pool.shared.Learn(r.Context(), pair, former)
 	if err != nil {
 		h.logger.Error("a login passed by that could not be learned", zap.String("pool", h.Session), zap.Error(err))
 		if handle.IsZero() { // the caller has the true tokens and can go on by itself
@@ -158,18 +180,18 @@ func (h *Handler) learn(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		}
 	}
 	if !handle.IsZero() {
-		h.withhold(held, handle, fromCookies)
+		h.withhold(held, pair.Refresh, handle)
 	}
 	held.Header().Set("Cache-Control", "no-store")
 	return held.release()
 }
 
 // learned reads the pair of an answer: of its JSON, else of its cookies.
-func (h *Handler) learned(held *heldAnswer) (pair refresher.Pair, fromCookies bool) {
+func (h *Handler) learned(held *heldAnswer) (pair refresher.Pair) {
 	if held.whole() && strings.Contains(held.Header().Get("Content-Type"), "json") {
 		pair, err := refresher.ParsePair(held.body, h.pool.fields)
 		if err == nil && !pair.Refresh.IsZero() {
-			return pair, false
+			return pair
 		}
 	}
 	cookies := (&http.Response{Header: held.Header()}).Cookies()
@@ -182,7 +204,7 @@ func (h *Handler) learned(held *heldAnswer) (pair refresher.Pair, fromCookies bo
 		}
 	}
 	if pair.Access.IsZero() || pair.Refresh.IsZero() {
-		return refresher.Pair{}, false
+		return refresher.Pair{}
 	}
-	return pair, true
+	return pair
 }

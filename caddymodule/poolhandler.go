@@ -36,7 +36,7 @@ func (h *Handler) servePool(w http.ResponseWriter, r *http.Request, next caddyht
 	case matchesAny(h.pool.Exchange, r.Method, cleaned):
 		return h.exchange(w, r, next)
 	case matchesAny(h.pool.Learn, r.Method, cleaned):
-		return h.learn(w, r, next)
+		return h.learn(w, r, next, refresher.Pair{})
 	}
 	found, err := h.find(r)
 	if err != nil {
@@ -100,7 +100,13 @@ func (h *Handler) caller(r *http.Request) refresher.Caller {
 	if err != nil || addr.Unmap().IsLoopback() {
 		return 0
 	}
-	return h.pool.shared.Caller("address " + addr.Unmap().WithZone("").String())
+	addr = addr.Unmap().WithZone("")
+	if addr.Is6() { // a machine changes the rest of its address at will (RFC 8981)
+		if network, err := addr.Prefix(64); err == nil {
+			addr = network.Addr()
+		}
+	}
+	return h.pool.shared.Caller("address " + addr.String())
 }
 
 // otherCaller refuses a token that somebody else has used before.

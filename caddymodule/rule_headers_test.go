@@ -257,7 +257,7 @@ func TestAnotherSitesPageIsRefusedUnlessItsOriginIsListed(t *testing.T) {
 			for name, values := range tt.header {
 				r.Header[name] = values
 			}
-			if got := (&Handler{origins: origins}).crossSite(r); got != tt.cross {
+			if got := crossSite(r, origins); got != tt.cross {
 				t.Errorf("crossSite is %v, want %v", got, tt.cross)
 			}
 		})

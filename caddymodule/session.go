@@ -52,6 +52,7 @@ type Session struct {
 
 	shared  *sharedSession
 	sources []refresher.Source
+	swap    bool // a handler swaps its tokens
 }
 
 // limited is an issuer whose exchanges are bounded over all sessions.
@@ -149,6 +150,7 @@ func (r *Rotation) policy() refresher.Policy {
 func (s *Session) policy() refresher.Policy {
 	p := s.Rotation.policy()
 	p.NoReauthenticate = s.Reauthenticate != nil && !*s.Reauthenticate
+	p.Swap = s.swap
 	return p
 }
 

@@ -209,6 +209,9 @@ func (a *actor) handle(event any) {
 
 func (a *actor) configured(running bool) evConfigured {
 	ev := evConfigured{policy: a.config.Policy, profile: a.config.Issuer.Profile(), running: running, store: a.storeID()}
+	if to := a.config.Announcer; to != nil {
+		ev.announces, ev.required = true, to.Required()
+	}
 	for _, src := range a.config.Sources {
 		ev.signsIn = ev.signsIn || src.SignsIn()
 	}
@@ -295,6 +298,8 @@ func (a *actor) perform(effect any) {
 		a.publish(eff)
 	case effReply:
 		eff.to <- eff.err
+	case effEnded:
+		s.last.Store(&eff.last)
 	case effVerdict:
 		eff.to <- eff.verdict
 	case effNote:
@@ -334,6 +339,8 @@ func (a *actor) perform(effect any) {
 			failpoint.Reach("W4")
 			return evAnswer{answer: answer}
 		})
+	case effAnnounce:
+		a.announce(eff.announcement)
 	case effFetch:
 		ctx, sources := a.context(), a.config.Sources
 		a.work(func() any { return fetch(ctx, eff, sources) })
@@ -347,6 +354,21 @@ func (a *actor) perform(effect any) {
 func (a *actor) work(f func() any) {
 	a.busy++
 	go func() { a.session.post(evWorked{f()}) }()
+}
+
+// announce tells of a rotation, on a worker.
+func (a *actor) announce(what announcement) {
+	s, to, ctx := a.session, a.config.Announcer, a.context()
+	a.work(func() any {
+		if to == nil {
+			return evAnnounced{id: what.ID}
+		}
+		pending, err := to.Announce(ctx, Announcement{
+			Session: s.name, ID: what.ID, At: what.At, Origin: what.Origin,
+			Presented: NewSecret(what.Presented), Original: NewSecret(what.Original), Token: NewSecret(what.Token),
+		}, func() { s.post(evAgreed{what.ID}) })
+		return evAnnounced{id: what.ID, pending: pending, err: err}
+	})
 }
 
 // context ends when the session closes. No exchange hangs on it.
@@ -363,6 +385,7 @@ func (a *actor) context() context.Context {
 func (a *actor) publish(eff effPublish) {
 	old := a.session.cur.Load()
 	snap := newSnapshot(eff.view, eff.token, a.state.sched.notAfter)
+	snap.owned = eff.owned
 	if eff.barred {
 		snap.bar()
 	}

@@ -26,8 +26,8 @@ func (m *machine) begin() {
 	if why == "" {
 		why = causeDue
 	}
-	m.wanted = ""
-	m.attempt = attempt{id: m.attempt.id + 1, cause: why, began: m.now, prior: m.rec.Intent, unsaved: last}
+	m.attempt = attempt{id: m.attempt.id + 1, cause: why, origin: m.origin, began: m.now, prior: m.rec.Intent, unsaved: last}
+	m.wanted, m.origin = "", ""
 	if m.fleet.on {
 		m.stage = stageAsking
 		m.emit(effAsk{id: m.attempt.id, lock: max(m.sched.scaled(lockWait), time.Millisecond)})

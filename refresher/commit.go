@@ -21,7 +21,11 @@ func (m *machine) rotated(a Answer) {
 	m.rec.Generation++
 	m.rec.Intent, m.rec.Kept = nil, ""
 	m.signIn.failures = 0
+	if m.telling.required && !m.holding() {
+		m.telling.until = m.sched.notAfter
+	}
 	m.adopt(a.Pair, m.attempt.sent, m.offset)
+	m.announceRotation(old)
 	m.remember(a)
 	m.born = m.now
 	m.stage = stageCommitting
@@ -48,15 +52,16 @@ func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
 	}
 	m.rec.Received, m.rec.ReceivedBoot, m.rec.BootID = sent.Wall, sent.Boot, m.env.bootID
 	m.received, m.byWall = sent, false
+	m.own()
 	m.renew()
 }
 
 // renew forgets what was known of the generation before.
 func (m *machine) renew() {
-	m.failures, m.degraded, m.stretched, m.refused = 0, false, false, false
+	m.failures, m.degraded, m.aging, m.stretched, m.refused = 0, false, false, false, false
 	m.lastErr, m.lastClass = "", 0
 	m.upstream401, m.triggered, m.witnessed = false, false, false
-	m.wanted = ""
+	m.wanted, m.catchUp = "", Instant{}
 	m.quietUntil = m.now.Add(m.rec.Quiet)
 	m.fleet.generationChanged()
 	m.plan()

@@ -21,6 +21,9 @@ type (
 		running bool
 		store   uint64 // the number of the store shared with other instances; 0: none
 		reseal  bool   // the key that seals is another
+
+		announces bool // rotations are told to somebody
+		required  bool // and pairs wait for their answer
 	}
 	evTick     struct{}
 	evLook     struct{} // a source may have a new pair
@@ -105,6 +108,7 @@ type (
 		view   view
 		token  Secret
 		barred bool // only for requests that can be sent again
+		owned  *owned
 	}
 	effReply struct {
 		to  chan<- error

@@ -120,7 +120,7 @@ func TestALogoutEndsTheSessionInEveryInstance(t *testing.T) {
 		c := strictCrew(t, 3, time.Minute)
 		defer c.close()
 		time.Sleep(45 * time.Second)
-		if err := c.sessions[1].End(context.Background()); err != nil {
+		if _, err := c.sessions[1].End(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)

@@ -135,6 +135,8 @@ func (m *machine) unlock() {
 func (m *machine) mayBegin() bool {
 	f := &m.fleet
 	switch {
+	case len(m.rec.Announce) >= maxAnnouncements:
+		return false // they are part of the record, which has its bounds
 	case !f.on:
 		return true
 	case !f.opened, f.reading != "", f.bad != "", f.doom != nil, f.held != nil, f.stored != m.rec.position():

@@ -117,8 +117,18 @@ func (m *machine) join(rec *record) {
 			return
 		}
 	}
+	// What this one has yet to tell goes on; what the other tells, it tells.
+	own, others := announcementsAfter(m.rec.Announce), rec.Announce
+	m.telling.until = Instant{}
 	m.rec = *rec
 	m.rec.Intent = nil
+	m.own()
+	m.rec.Announce = own
+	for _, a := range others {
+		if a.Held {
+			m.rec.Announce = with(m.rec.Announce, a) // by each who has to wait
+		}
+	}
 	m.received = m.receivedThere()
 	m.byWall = m.env.bootID == "" || m.env.bootID != m.rec.BootID
 	m.born = m.now

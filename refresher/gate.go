@@ -36,6 +36,7 @@ type snapshot struct {
 	view
 	header   string // "Bearer " and the token
 	notAfter Instant
+	owned    *owned // nil: tokens are not recognised
 
 	// word is the gate. One word, so that passing and closing have an order:
 	// whoever passed is counted before the closer looks.
@@ -305,7 +306,7 @@ func (s *Session) Unauthorized(ctx context.Context, p Pass, route string) (next 
 		snap := s.cur.Load()
 		v := verdictAgain
 		if snap.mode == modeReady && snap.epoch == p.snap.epoch && snap.generation == p.snap.generation {
-			v = s.ask(p, at, route)
+			v = s.ask(ctx, p, at, route)
 		}
 		switch v {
 		case verdictAgain:
@@ -344,9 +345,9 @@ func (s *Session) enterAgain(ctx context.Context, began time.Time) (Pass, bool, 
 	return p, err == nil, err
 }
 
-func (s *Session) ask(p Pass, at Instant, route string) verdict {
+func (s *Session) ask(ctx context.Context, p Pass, at Instant, route string) verdict {
 	reply := make(chan verdict, 1)
-	ev := evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, at: at, route: route, reply: reply}
+	ev := evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, at: at, route: route, origin: originOf(ctx), reply: reply}
 	if !s.post(ev) {
 		return verdictPass
 	}

@@ -38,6 +38,9 @@ type Profile struct {
 	NeedsAccess    bool
 	AcceptsExpired bool
 
+	// SendsAccess: the exchange carries the access token, though it need not.
+	SendsAccess bool
+
 	// ReuseInterval is how long a spent refresh token is accepted again; 0 is
 	// never, and then an attempt whose outcome is unknown is not repeated
 	// blindly.

@@ -21,6 +21,8 @@ const (
 	ReasonExpired Reason = "expired_at"
 	// ReasonLoggedOut: somebody ended the session here.
 	ReasonLoggedOut Reason = "logged_out"
+	// ReasonRevoked: the issuer told that it has revoked the session.
+	ReasonRevoked Reason = "revoked"
 	// ReasonUndecryptable: the stored pair cannot be opened with the keys given.
 	ReasonUndecryptable Reason = "undecryptable"
 )
@@ -130,6 +132,8 @@ func (m *machine) seeded(s seed) error {
 		Seeds:   appendBounded(m.rec.Seeds, maxSeeds, h),
 		Spent:   spent,
 		History: m.rec.History,
+
+		Announce: announcementsAfter(m.rec.Announce),
 	}
 	m.adopt(s.pair, m.now, m.offset)
 	m.rec.History = appendBounded(m.rec.History, maxHistory, Rotation{
@@ -338,6 +342,10 @@ func (m *machine) end() {
 		if f.asked.Boot < m.endSince.Boot || f.reading != "" {
 			return
 		}
+		if by := m.endSince.Add(orDefault(m.profile.Timeout, defaultTimeout)); m.othersTry() && !m.reached(by) {
+			m.wakeAt(by)
+			return // another instance may be about to replace the pair
+		}
 	}
 	if m.rec.Lost == ReasonLoggedOut {
 		m.endStored()
@@ -346,11 +354,13 @@ func (m *machine) end() {
 	spent := m.rec.Spent
 	if m.rec.hasPair() {
 		spent = appendBounded(spent, maxSpent, m.hash(NewSecret(m.rec.Refresh)))
+		m.emit(effEnded{m.rec.pair()})
 	}
 	m.rec = record{
 		HashKey: m.key(), Epoch: m.rec.Epoch + 1, Source: m.rec.Source,
 		Seeds: m.rec.Seeds, Spent: spent, History: m.rec.History,
-		Lost: ReasonLoggedOut, Detail: "somebody ended the session; sign in again to start it anew",
+		Announce: announcementsAfter(m.rec.Announce),
+		Lost:     ReasonLoggedOut, Detail: "somebody ended the session; sign in again to start it anew",
 	}
 	m.renew()
 	m.sched, m.shown = schedule{}, view{}

@@ -7,9 +7,15 @@ import "time"
 type Note struct {
 	Kind       NoteKind
 	At         time.Time
+	Session    string // its name; in a pool, the pool's and an id
+	Pool       string // empty: it stands by itself
 	Epoch      uint64
 	Generation uint64
 	Source     string // of the epoch
+
+	Fingerprint string    // of the access token in use
+	ExpiresAt   time.Time // its end; zero where it is not known
+	RefreshEnds time.Time // when the refresh token ends if it stays unused; zero where it is not known
 
 	Class  Class         // of the exchange
 	Status int           // HTTP status of the issuer's answer
@@ -34,12 +40,15 @@ const (
 	NoteUncertain       NoteKind = "uncertain"       // the exchange may have been committed
 	NoteDegraded        NoteKind = "degraded"
 	NoteLost            NoteKind = "lost"
+	NoteRefreshExpiring NoteKind = "refresh_token_expiring" // it stays unused, and will not live much longer
+	NoteEnded           NoteKind = "ended"                  // its caller has ended it: a pool's only
 	NoteSourceFailed    NoteKind = "source_failed"
 	NoteSignInFailed    NoteKind = "sign_in_failed"
 	NoteJournalFailed   NoteKind = "journal_failed"
 	NoteJournalLate     NoteKind = "journal_late" // requests went on before the new pair was on disk
 	NoteClockStepped    NoteKind = "clock_stepped"
 	NoteQuarantined     NoteKind = "route_quarantined"
+	NoteAnnounceFailed  NoteKind = "announce_failed" // those who want to hear of a rotation cannot be told now
 	NoteNoExpiry        NoteKind = "no_expiry"
 	NoteJoined          NoteKind = "joined"          // another instance has rotated
 	NoteStoreFailed     NoteKind = "store_failed"    // the shared store cannot be used

@@ -47,9 +47,9 @@ func (s *state) whole() bool {
 }
 
 func (s *state) carry(c *codec) {
-	flags(c, &s.signsIn, &s.running, &s.closing, &s.opened, &s.byWall, &s.degraded, &s.stretched, &s.refused,
+	flags(c, &s.signsIn, &s.running, &s.closing, &s.opened, &s.byWall, &s.degraded, &s.aging, &s.stretched, &s.refused,
 		&s.witnessed, &s.upstream401, &s.triggered, &s.looking, &s.lookAgain, &s.writing)
-	instants(c, &s.received, &s.born, &s.failing, &s.next, &s.quietUntil, &s.quietAt, &s.stepped, &s.endSince, &s.saveRetry)
+	instants(c, &s.received, &s.born, &s.failing, &s.next, &s.quietUntil, &s.quietAt, &s.stepped, &s.endSince, &s.saveRetry, &s.catchUp)
 	s.policy.carry(c)
 	s.profile.carry(c)
 	s.rec.carry(c)
@@ -70,6 +70,8 @@ func (s *state) carry(c *codec) {
 	instants(c, &s.budget.at)
 	s.signIn.carry(c)
 	s.fleet.carry(c)
+	s.telling.carry(c)
+	text(c, &s.origin)
 	number(c, &s.version)
 	number(c, &s.saved)
 	text(c, &s.saveErr)
@@ -77,7 +79,7 @@ func (s *state) carry(c *codec) {
 }
 
 func (p *Policy) carry(c *codec) {
-	flags(c, &p.NoReauthenticate)
+	flags(c, &p.NoReauthenticate, &p.Swap)
 	fraction(c, &p.RefreshPercent)
 	number(c, &p.RefreshBefore)
 	number(c, &p.Lifetime)
@@ -86,7 +88,7 @@ func (p *Policy) carry(c *codec) {
 }
 
 func (p *Profile) carry(c *codec) {
-	flags(c, &p.RevokesPrevious, &p.NeedsAccess, &p.AcceptsExpired)
+	flags(c, &p.RevokesPrevious, &p.NeedsAccess, &p.AcceptsExpired, &p.SendsAccess)
 	number(c, &p.ReuseInterval)
 	number(c, &p.RefreshLifetime)
 	number(c, &p.HoldOff)
@@ -124,6 +126,8 @@ func (r *record) carry(c *codec) {
 	text(c, &r.Kept)
 	text(c, &r.ID)
 	text(c, &r.RefreshID)
+	list(c, &r.Announce, carryAnnouncement)
+	list(c, &r.Owned, word)
 }
 
 func carryIntent(c *codec, in *intent) {
@@ -145,6 +149,7 @@ func (a *attempt) carry(c *codec) {
 	flags(c, &a.gated, &a.unsaved)
 	number(c, &a.id)
 	text(c, &a.cause)
+	text(c, &a.origin)
 	instants(c, &a.began, &a.posted, &a.sent, &a.commit)
 	number(c, &a.saving)
 	optional(c, &a.prior, carryIntent)

@@ -30,19 +30,26 @@ type Pool struct {
 	clock Clock
 
 	config   atomic.Pointer[PoolConfig] // in force; nil: none
+	latest   atomic.Pointer[PoolConfig] // the same, or the one that was
 	attached struct {
 		sync.Mutex
-		list []*PoolConfig
+		list  []*PoolConfig
+		began bool
 	}
 
 	opened event // the table holds what was there
 	failed atomic.Pointer[string]
 	table  poolTable
+	spent  spentTokens
 	log    *journal.Log
 	lock   *journal.Lock
-	key    []byte // of all keyed values
-	sums   *summer
-	lost   atomic.Uint64 // sessions, since the process began
+	learns [poolParts]sync.Mutex // one login at a time, by its refresh token
+
+	rekeyed   atomic.Bool   // what is on the disk opens with former keys
+	compactAt time.Duration // Instant.Boot: not before; of who compacts
+	key       []byte        // of all keyed values
+	sums      *summer
+	lost      atomic.Uint64 // sessions, since the process began
 
 	wake  chan struct{} // something may be due earlier
 	woken atomic.Int64  // sessions that the schedule made live
@@ -105,10 +112,10 @@ func (p *Pool) Attach(cfg PoolConfig) (detach func(), err error) {
 	if p.ctx.Err() != nil {
 		return nil, fmt.Errorf("pool %q has ended", p.name)
 	}
-	first := p.config.Load() == nil && len(p.attached.list) == 0 && p.lock == nil
 	p.attached.list = append(p.attached.list, &cfg)
 	p.configure()
-	if first {
+	if !p.attached.began {
+		p.attached.began = true
 		p.work.Go(func() { p.run(cfg) })
 	}
 	return sync.OnceFunc(func() { p.detach(&cfg) }), nil
@@ -132,6 +139,9 @@ func (p *Pool) configure() {
 		return
 	}
 	p.config.Store(cfg)
+	if cfg != nil {
+		p.latest.Store(cfg)
+	}
 	for i := range p.table.parts {
 		part := &p.table.parts[i]
 		part.RLock()
@@ -141,10 +151,21 @@ func (p *Pool) configure() {
 		part.RUnlock()
 	}
 	if cfg != nil && p.log != nil && !before.keysSame(cfg) {
-		p.log.Rekey(cfg.Keys)
+		p.rekey(cfg.Keys)
 	}
 	p.stir()
 }
+
+// rekey seals with other keys from now on, and soon all that is there: whoever
+// takes the former keys away next must find nothing that needs them.
+func (p *Pool) rekey(keys *journal.Keyring) {
+	p.log.Rekey(keys)
+	p.rekeyed.Store(true)
+}
+
+// settings are what requests go by that are still under way when the
+// configuration ends: Caddy stops its apps in any order.
+func (p *Pool) settings() *PoolConfig { return p.latest.Load() }
 
 func (c *PoolConfig) keysSame(other *PoolConfig) bool {
 	return c != nil && c.Keys.SameFirst(other.Keys)
@@ -158,7 +179,7 @@ func (p *Pool) attachment() *attachment {
 	}
 	return &attachment{Config{
 		Policy: cfg.Policy, Issuer: cfg.Issuer, Keys: cfg.Keys,
-		Logger: cfg.Logger, Limiter: cfg.Limiter, Observe: cfg.Observe,
+		Logger: cfg.Logger, Limiter: cfg.Limiter, Observe: cfg.Observe, Announcer: cfg.Announcer,
 	}}
 }
 
@@ -198,6 +219,9 @@ func (p *Pool) Ready(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 }
+
+// Opened reports whether the pool knows its sessions.
+func (p *Pool) Opened() bool { return p.opened.over() }
 
 func (p *Pool) wait() time.Duration {
 	if cfg := p.config.Load(); cfg != nil {

@@ -64,7 +64,7 @@ func (k *poolKit) finishPool() {
 func (k *poolKit) signIn() (access, refresh string) {
 	k.t.Helper()
 	access, refresh = k.box.Login()
-	_, handle, err := k.pool.Learn(context.Background(), pairOf(access, refresh))
+	_, handle, err := k.pool.Learn(context.Background(), pairOf(access, refresh), refresher.Pair{})
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestA401LeadsToOneExchangeAndANewRun(t *testing.T) {
 		if _, err := p.Attach(refresher.PoolConfig{Config: refresher.Config{Issuer: d, Keys: keyring(t, "key")}}); err != nil {
 			t.Fatal(err)
 		}
-		m, _, err := p.Learn(context.Background(), d.pairLocked())
+		m, _, err := p.Learn(context.Background(), d.pairLocked(), refresher.Pair{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"time"
-
-	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/slab"
 )
 
 // PoolCounts is how a pool is doing, at a glance.
@@ -16,6 +14,7 @@ type PoolCounts struct {
 	States   map[Phase]int `json:"states"`            // of all
 	Left     []int         `json:"left"`              // sessions by the time that their access token has left, see Bounds
 	Bounds   []float64     `json:"bounds_seconds"`    // upper ends of all but the last of Left
+	Intents  int           `json:"intents_open"`      // exchanges under way or with an unknown outcome
 	Lost     uint64        `json:"lost"`              // since the process began
 	Bytes    int64         `json:"bytes"`             // that the sessions take in memory
 	Problem  string        `json:"problem,omitempty"` // why the pool is not ready
@@ -44,8 +43,11 @@ func (p *Pool) Counts() PoolCounts {
 				continue
 			}
 			c.Sessions++
-			state, left := part.phase(uint32(i), s, now)
+			state, left, open := part.phase(uint32(i), s, now)
 			c.States[state]++
+			if open {
+				c.Intents++
+			}
 			class := 0
 			for class < len(leftBounds) && left > leftBounds[class] {
 				class++
@@ -57,21 +59,22 @@ func (p *Pool) Counts() PoolCounts {
 	return c
 }
 
-// phase is a session's state and how long its access token has left; the lock is
-// held.
-func (p *poolPart) phase(i uint32, s *slot, now int64) (Phase, time.Duration) {
+// phase is a session's state, how long its access token has left, and whether it
+// has an open intent; the lock is held.
+func (p *poolPart) phase(i uint32, s *slot, now int64) (state Phase, left time.Duration, open bool) {
 	e := packedEntry(p.bytes.Get(s.ref))
-	left := time.Duration(never)
+	left = time.Duration(never)
 	if e.expires() {
 		left = time.Duration(s.notAfter - now)
 	}
 	switch live := p.live[i]; {
 	case live != nil:
-		return live.Status().State, left
+		st := live.Status()
+		return st.State, left, st.IntentOpen
 	case left <= 0:
-		return PhaseExpired, left
+		return PhaseExpired, left, false
 	}
-	return PhaseFresh, left
+	return PhaseFresh, left, false
 }
 
 // Status is the state of the session, without secrets.
@@ -162,7 +165,6 @@ func (p *Pool) FindRefreshToken(token Secret) (Member, bool) {
 	if !p.opened.over() || token.IsZero() {
 		return Member{}, false
 	}
-	var sum slab.Sum = p.sums.sum(token.Reveal())
-	m, given, ok := p.table.find(sum)
+	m, given, ok := p.table.find(p.sums.sum(token.Reveal()))
 	return Member{pool: p, member: m}, ok && given.kind == RefreshToken
 }

@@ -45,6 +45,7 @@ type TokenKind uint8
 const (
 	AccessToken  TokenKind = iota + 1
 	RefreshToken           // or the handle that stands for one
+	SpentToken             // a refresh token of a session that has ended, or has forgotten it
 )
 
 // givenToken is a token that a caller was given at some time. Only its keyed sum
@@ -84,6 +85,7 @@ const (
 	flagExpires = 1
 	flagOpen    = 2 // an attempt's outcome is open
 	flagOdd     = 4 // see record.Odd
+	flagTell    = 8 // a rotation is still to be told
 )
 
 func (e *poolEntry) pack(to []byte) []byte {
@@ -91,7 +93,7 @@ func (e *poolEntry) pack(to []byte) []byte {
 	for _, f := range []struct {
 		flag byte
 		set  bool
-	}{{flagExpires, e.rec.Expires}, {flagOpen, e.rec.Intent != nil}, {flagOdd, e.rec.Odd > 0}} {
+	}{{flagExpires, e.rec.Expires}, {flagOpen, e.rec.Intent != nil}, {flagOdd, e.rec.Odd > 0}, {flagTell, len(e.rec.Announce) > 0}} {
 		if f.set {
 			flags |= f.flag
 		}
@@ -141,9 +143,9 @@ func (p packedEntry) times() (e poolEntry) {
 	return e
 }
 
-// unsettled reports whether a plan would not do: an attempt's outcome is open, or
-// the access token's times are odd.
-func (p packedEntry) unsettled() bool { return p[1]&(flagOpen|flagOdd) != 0 }
+// unsettled reports whether a plan would not do: an attempt's outcome is open, the
+// access token's times are odd, or somebody is to be told of it first.
+func (p packedEntry) unsettled() bool { return p[1]&(flagOpen|flagOdd|flagTell) != 0 }
 
 func (p packedEntry) givenBytes(i int) []byte {
 	return p[entryGiven+i*givenSize : entryGiven+(i+1)*givenSize]
@@ -209,6 +211,7 @@ func (e *poolEntry) carry(c *codec) {
 	flags(c, &r.Stays)
 	list(c, &r.Spent, word[tokenHash])
 	text(c, &r.Kept)
+	list(c, &r.Announce, carryAnnouncement)
 	optional(c, &r.Intent, func(c *codec, in *intent) {
 		date(c, &in.At)
 		number(c, &in.AtBoot)
@@ -227,13 +230,13 @@ func bootSum(id string) uint32 {
 }
 
 // give adds a token to those that callers were given.
-func (e *poolEntry) give(g givenToken) (dropped []slab.Sum) {
+func (e *poolEntry) give(g givenToken) (dropped []givenToken) {
 	if slices.ContainsFunc(e.given, func(o givenToken) bool { return o.sum == g.sum }) {
 		return nil
 	}
 	e.given = append(e.given, g)
 	for len(e.given) > maxGiven {
-		dropped = append(dropped, e.given[givenFixed].sum)
+		dropped = append(dropped, e.given[givenFixed])
 		e.given = slices.Delete(e.given, givenFixed, givenFixed+1)
 	}
 	return dropped

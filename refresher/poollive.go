@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/slab"
 )
 
 // liveSession returns the session of a member, and makes it live if need be.
@@ -22,12 +24,12 @@ func (p *Pool) liveSession(m member) (*Session, error) {
 	case s != nil:
 		return s, nil
 	}
-	return p.enliven(m)
+	return p.enliven(m, false)
 }
 
 // enliven makes a session of an entry: as after a restart, it begins with the
-// record.
-func (p *Pool) enliven(m member) (*Session, error) {
+// record. woken says that the schedule wants it, which counts those.
+func (p *Pool) enliven(m member, woken bool) (s *Session, err error) {
 	part, i := p.table.part(m.number)
 	part.Lock()
 	defer part.Unlock()
@@ -35,11 +37,18 @@ func (p *Pool) enliven(m member) (*Session, error) {
 	if !ok {
 		return nil, ErrForgotten
 	}
+	if woken {
+		defer func() { // under the lock: before the session can leave
+			if s != nil && s.pooled.woken.CompareAndSwap(false, true) {
+				p.woken.Add(1)
+			}
+		}()
+	}
 	if s := part.live[i]; s != nil {
 		return s, nil
 	}
 	if p.ctx.Err() != nil {
-		return nil, ErrForgotten
+		return nil, p.ending()
 	}
 	e, err := packed.unpack()
 	if err != nil {
@@ -48,7 +57,7 @@ func (p *Pool) enliven(m member) (*Session, error) {
 	p.bootOf(&e)
 	e.rec.HashKey = p.key
 	e.rec.Source = "learned"
-	s := New(p.sessionName(e.id), Options{Clock: p.clock})
+	s = New(p.sessionName(e.id), Options{Clock: p.clock})
 	s.pooled = &pooled{pool: p, member: m, id: e.id}
 	s.attached.opened = true
 	if part.live == nil {
@@ -100,6 +109,8 @@ func (o *pooled) observe(s *Session, n Note) {
 	switch n.Kind {
 	case NoteRotated:
 		s.post(evRetire{})
+	case NoteExchangeFailed, NoteUncertain:
+		o.leave() // it may go on like that for hours, and others are due
 	case NoteLost:
 		// Its tokens are nobody's from now on: the caller gets the upstream's
 		// own answer to the one it has, and signs in again.
@@ -114,9 +125,9 @@ func (o *pooled) retired(s *Session, sched schedule) {
 	part.Lock()
 	if slot, packed, ok := part.entry(i, o.member.serial); ok && part.live[i] == s {
 		delete(part.live, i)
-		slot.due, slot.notAfter = sched.times()
-		slot.due = min(slot.due, o.pool.endOf(packed))
-		part.due.Push(slot.due, i, slot.serial)
+		var due int64
+		due, slot.notAfter = sched.times()
+		part.schedule(i, slot, int64(o.pool.now().Boot), min(due, o.pool.endOf(packed)))
 	}
 	part.Unlock()
 	o.leave()
@@ -139,17 +150,41 @@ func (o *pooled) leave() {
 	}
 }
 
+// ending is why there is no session any more to make live.
+func (p *Pool) ending() error { return &Unavailable{Session: p.name, RetryAfter: time.Second} }
+
+// Why a session is forgotten that goes on at the issuer.
+const (
+	whyIdle = "idle_timeout"
+	whyMany = "max_sessions"
+	whyOld  = "max_age"
+)
+
 // forget takes a session out for good; ok is false if it was gone. The error says
 // that it may be there again after a restart.
 func (p *Pool) forget(m member, why string) (ok bool, err error) {
-	var id poolID
-	if !p.table.view(m, func(_ *slot, packed packedEntry) { id = packed.id() }) {
+	wait := p.forgetSoon(m, why)
+	if wait == nil {
 		return false, nil
+	}
+	return true, wait()
+}
+
+// forgetSoon is forget that leaves it to the caller to wait until it is durable;
+// nil: it was gone.
+func (p *Pool) forgetSoon(m member, why string) (durable func() error) {
+	var id poolID
+	var spent []slab.Sum
+	ended := why != whyIdle && why != whyMany && why != whyOld
+	if !p.table.view(m, func(_ *slot, packed packedEntry) { id, spent = packed.id(), p.spentBy(packed, ended) }) {
+		return nil
 	}
 	sums, live, ok := p.table.remove(m)
 	if !ok {
-		return false, nil
+		return nil
 	}
+	p.spend(spent)
+	wait := p.log.Enqueue(deleteRecord(id))
 	p.table.unindex(sums, m.number)
 	if live != nil {
 		p.work.Go(func() {
@@ -157,16 +192,18 @@ func (p *Pool) forget(m member, why string) (ok bool, err error) {
 			live.pooled.leave()
 		})
 	}
-	err = p.log.Append(deleteRecord(id))
-	if cfg := p.config.Load(); cfg != nil {
-		if err != nil {
-			cfg.Logger.Error("a session was forgotten, but may be there again after a restart",
-				zap.String("session", p.sessionName(id)), zap.Error(err))
-		} else {
-			cfg.Logger.Debug("session forgotten", zap.String("session", p.sessionName(id)), zap.String("why", why))
+	return func() error {
+		err := wait()
+		if cfg := p.config.Load(); cfg != nil {
+			if err != nil {
+				cfg.Logger.Error("a session was forgotten, but may be there again after a restart",
+					zap.String("session", p.sessionName(id)), zap.Error(err))
+			} else {
+				cfg.Logger.Debug("session forgotten", zap.String("session", p.sessionName(id)), zap.String("why", why))
+			}
 		}
+		return err
 	}
-	return true, err
 }
 
 // ready waits until a live session knows its record.
@@ -233,6 +270,8 @@ func (m *machine) dormant() bool {
 		return false // it is needed, or its end is being told
 	case m.rec.Intent != nil, m.failures > 0, m.wanted != "", m.triggered, len(m.routes) > 0:
 		return false // an entry would forget that
+	case len(m.rec.Announce) > 0:
+		return false
 	case m.looking, m.signIn.running, !m.reached(m.quietUntil), m.shown.mode != modeReady:
 		return false
 	case m.sched.known() && m.reached(m.sched.refreshAt.Add(-soon)):

@@ -2,6 +2,7 @@ package refresher
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -19,11 +20,17 @@ const (
 	logPut    = 1 // an entry follows
 	logDelete = 2 // a session's id follows
 	logKey    = 3 // the key of the keyed values follows
+	logSpent  = 5 // half a sum follows, and until when it counts: seconds since 1970 (4)
+	logUse    = 4 // a session's id follows, and when it was used: seconds since 1970 (4)
 )
 
 func putRecord(packed []byte) []byte { return append([]byte{logPut}, packed...) }
 
 func deleteRecord(id poolID) []byte { return append([]byte{logDelete}, id[:]...) }
+
+func useRecord(id poolID, used uint32) []byte {
+	return binary.LittleEndian.AppendUint32(append([]byte{logUse}, id[:]...), used)
+}
 
 func keyRecord(key []byte) []byte { return append([]byte{logKey}, key...) }
 
@@ -70,6 +77,7 @@ func (p *Pool) tryOpen(cfg PoolConfig) (err error) {
 			_ = p.lock.Unlock()
 			p.lock = nil
 			p.table.clear()
+			p.key, p.sums = nil, nil // the next try must find it in the log, or write it there
 		}
 	}()
 	began := time.Now()
@@ -90,6 +98,9 @@ func (p *Pool) tryOpen(cfg PoolConfig) (err error) {
 	}
 	p.attached.Lock()
 	p.log = log
+	if now := p.config.Load(); now != nil && !now.keysSame(&cfg) { // it came meanwhile
+		p.rekey(now.Keys)
+	}
 	p.attached.Unlock()
 	p.settleAll(cfg)
 	if n := p.table.count.Load(); n > 0 {
@@ -138,6 +149,14 @@ func (r *replayer) record(text []byte) error {
 			t.unindex(sums, m.number)
 		}
 		return nil
+	case len(text) == 13 && text[0] == logSpent:
+		r.pool.spent.add(binary.LittleEndian.Uint32(text[9:]), binary.LittleEndian.Uint64(text[1:]))
+		return nil
+	case len(text) == 13 && text[0] == logUse:
+		if m, _, ok := t.find(poolID(text[1:]).sum()); ok {
+			t.view(m, func(_ *slot, packed packedEntry) { packed.setUsed(binary.LittleEndian.Uint32(text[9:])) })
+		}
+		return nil
 	case len(text) > 1+entryGiven && text[0] == logPut:
 	default:
 		return fmt.Errorf("pool %q: a record of the log is not in a form that this version reads", r.pool.name)
@@ -145,7 +164,7 @@ func (r *replayer) record(text []byte) error {
 	packed := packedEntry(text[1:])
 	m, _, ok := t.find(packed.id().sum())
 	if !ok {
-		m = t.add(packed, slot{})
+		m = t.add(packed, slot{}, nil)
 		t.index(packed.sums(), m.number)
 		return nil
 	}
@@ -239,6 +258,11 @@ func (p *Pool) all() iter.Seq[[]byte] {
 			return
 		}
 		now := p.now()
+		for token, until := range p.spent.all(now.Wall) {
+			if !yield(spentRecord(token, until)) {
+				return
+			}
+		}
 		for n := range p.table.parts {
 			part := &p.table.parts[n]
 			for i := 0; ; i++ {
@@ -271,10 +295,16 @@ func (p *poolPart) baseRecord(i int, now Instant) (record []byte, more bool) {
 	return record, true
 }
 
+// compactAgain is how long after one that failed the log is compacted again.
+const compactAgain = 30 * time.Second
+
 // compact replaces the log by what is in force.
 func (p *Pool) compact(cfg PoolConfig) {
 	began := time.Now()
+	rekeyed := p.rekeyed.Swap(false)
 	if err := p.log.Compact(p.all()); err != nil {
+		p.rekeyed.CompareAndSwap(false, rekeyed)
+		p.compactAt = p.now().Boot + compactAgain
 		cfg.Logger.Error("compacting the pool's log (retrying)", zap.String("pool", p.name), zap.Error(err))
 		return
 	}

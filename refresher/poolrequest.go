@@ -32,6 +32,9 @@ func (p *Pool) Find(token string, who Caller) (m Member, kind TokenKind, ok bool
 	sum := p.sums.sum(token)
 	found, given, ok := p.table.find(sum)
 	if !ok || given.kind == 0 {
+		if p.spent.has(sum) {
+			return m, SpentToken, true, nil
+		}
 		return m, 0, false, nil
 	}
 	m = Member{pool: p, member: found}
@@ -89,7 +92,22 @@ func (m Member) Enter(ctx context.Context, repeatable bool) (Pass, error) {
 		if err == nil || !live.ended() {
 			return pass, err
 		}
+		if err := m.pool.gone(ctx); err != nil {
+			return Pass{}, err
+		}
 	}
+}
+
+// gone is why there is no use in looking for the successor of a session that has
+// ended.
+func (p *Pool) gone(ctx context.Context) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case p.ctx.Err() != nil:
+		return p.ending()
+	}
+	return nil
 }
 
 // glance gives a request the token of a session that is but an entry. A request
@@ -98,6 +116,12 @@ func (m Member) glance(repeatable bool) (pass Pass, live *Session, err error) {
 	now := m.pool.now()
 	wait := m.pool.wait()
 	part, i := m.pool.table.part(m.number)
+	stale := false
+	defer func() { // behind the read lock
+		if stale {
+			m.keepUse()
+		}
+	}()
 	part.RLock()
 	defer part.RUnlock()
 	s, packed, ok := part.entry(i, m.serial)
@@ -105,10 +129,16 @@ func (m Member) glance(repeatable bool) (pass Pass, live *Session, err error) {
 		return pass, nil, ErrForgotten
 	}
 	s.use(int64(now.Boot))
+	if cfg := m.pool.config.Load(); cfg != nil {
+		stale = now.Wall.Sub(time.Unix(int64(packed.used()), 0)) > cfg.idleTimeout()/4
+	}
 	if live = part.live[i]; live != nil {
 		return pass, live, nil
 	}
-	if !repeatable || packed.expires() && int64(now.Boot) >= s.notAfter {
+	if s.due-int64(soon) <= int64(now.Boot) {
+		return pass, nil, nil // the exchange that is coming shall know of it
+	}
+	if !repeatable || packed.unsettled() || packed.expires() && int64(now.Boot) >= s.notAfter {
 		return pass, nil, nil
 	}
 	access := packed.access()
@@ -120,6 +150,23 @@ func (m Member) glance(repeatable bool) (pass Pass, live *Session, err error) {
 	}
 	pass, _ = snap.pass(true)
 	return pass, nil, nil
+}
+
+// keepUse writes now and then that a session is in use: one whose token is seldom
+// replaced would have been idle since then after a restart.
+func (m Member) keepUse() {
+	p := m.pool
+	part, i := p.table.part(m.number)
+	part.Lock()
+	defer part.Unlock()
+	s, packed, ok := part.entry(i, m.serial)
+	if !ok {
+		return
+	}
+	if used := s.usedAt(p.now()); used != packed.used() { // else another request was faster
+		packed.setUsed(used)
+		p.log.Enqueue(useRecord(packed.id(), used)) // nobody waits for it
+	}
 }
 
 // withLive does something with the live session, again if that one ended
@@ -134,6 +181,9 @@ func (m Member) withLive(ctx context.Context, do func(*Session) error) error {
 			return err
 		}
 		if err := do(s); err == nil || !s.ended() {
+			return err
+		}
+		if err := m.pool.gone(ctx); err != nil {
 			return err
 		}
 	}
@@ -178,12 +228,14 @@ func (m Member) Accepted(p Pass) {
 // caller, and returns when it is durable. The handle is what the caller gets in
 // place of the refresh token where the pool withholds that; else it is empty. A
 // pair whose refresh token belongs to a session already is another access token
-// of that session.
-func (p *Pool) Learn(ctx context.Context, pair Pair) (m Member, handle Secret, err error) {
+// of that session. former is what the caller presented for it, if it was an
+// exchange that passed by: whoever else has that is of the same session. Its
+// access token counts only where the issuer has looked at it.
+func (p *Pool) Learn(ctx context.Context, pair, former Pair) (m Member, handle Secret, err error) {
 	if err := p.Ready(ctx); err != nil {
 		return m, handle, err
 	}
-	cfg := p.config.Load()
+	cfg := p.settings()
 	switch {
 	case cfg == nil:
 		return m, handle, ErrNotNow
@@ -191,21 +243,36 @@ func (p *Pool) Learn(ctx context.Context, pair Pair) (m Member, handle Secret, e
 		return m, handle, ErrNoRefresh
 	}
 	given := []givenToken{{sum: p.sums.sum(pair.Access.Reveal()), kind: AccessToken}}
-	refresh := pair.Refresh.Reveal()
-	if known, token, ok := p.table.find(p.sums.sum(refresh)); ok && token.kind == RefreshToken {
-		m = Member{pool: p, member: known}
-		return m, handle, m.give(ctx, given...)
+	if !former.Refresh.IsZero() && !former.Refresh.Equal(pair.Refresh) {
+		given = append(given, givenToken{sum: p.sums.sum(former.Refresh.Reveal()), kind: RefreshToken})
+		if !former.Access.IsZero() && cfg.Issuer.Profile().NeedsAccess {
+			given = append(given, givenToken{sum: p.sums.sum(former.Access.Reveal()), kind: AccessToken})
+		}
 	}
 	if cfg.Withhold {
 		handle = NewSecret(newHandle())
-		refresh = handle.Reveal()
+		given = append(given, givenToken{sum: p.sums.sum(handle.Reveal()), kind: RefreshToken})
 	}
-	given = append(given, givenToken{sum: p.sums.sum(refresh), kind: RefreshToken})
-	m, wait := p.add(cfg, pair, given)
+	refresh := p.sums.sum(pair.Refresh.Reveal())
+	m, wait := p.learn(cfg, pair, refresh, given)
 	if err := wait(); err != nil {
 		return m, handle, fmt.Errorf("pool %q: keeping what was learned: %w", p.name, err)
 	}
 	return m, handle, nil
+}
+
+// learn finds the session of a refresh token, or adds one, which would be two if
+// two came at once: issuers answer the same pair twice. The refresh token itself
+// is known also where it is withheld, in case that it reaches a caller after all.
+func (p *Pool) learn(cfg *PoolConfig, pair Pair, refresh slab.Sum, given []givenToken) (Member, func() error) {
+	lock := &p.learns[refresh[15]%poolParts]
+	lock.Lock()
+	defer lock.Unlock()
+	if known, token, ok := p.table.find(refresh); ok && token.kind == RefreshToken {
+		m := Member{pool: p, member: known}
+		return m, m.give(given...)
+	}
+	return p.add(cfg, pair, append(given, givenToken{sum: refresh, kind: RefreshToken}))
 }
 
 // newHandle draws what stands for a refresh token.
@@ -230,39 +297,46 @@ func (p *Pool) add(cfg *PoolConfig, pair Pair, given []givenToken) (m Member, du
 	s := slot{used: int64(now.Boot)}
 	p.settle(&s, &e, now, cfg.Policy, cfg.Issuer.Profile())
 	s.due = min(s.due, p.endOf(text))
-	m = Member{pool: p, member: p.table.add(text, s)}
-	durable = p.log.Enqueue(putRecord(text)) // nobody else can know it yet
+	m = Member{pool: p}
+	m.member = p.table.add(text, s, func() { durable = p.log.Enqueue(putRecord(text)) })
 	p.table.index(packedEntry(text).sums(), m.number)
 	p.stir()
 	return m, durable
 }
 
-// give has callers recognised by further tokens, and returns when that is
-// durable.
-func (m Member) give(ctx context.Context, tokens ...givenToken) error {
+// give has callers recognised by further tokens, and returns what waits until
+// that is durable.
+func (m Member) give(tokens ...givenToken) (durable func() error) {
 	p := m.pool
+	failed := func(err error) func() error { return func() error { return err } }
 	part, i := p.table.part(m.number)
 	part.Lock()
 	s, packed, ok := part.entry(i, m.serial)
 	if !ok {
 		part.Unlock()
-		return ErrForgotten
+		return failed(ErrForgotten)
 	}
 	e, err := packed.unpack()
 	if err != nil {
 		part.Unlock()
-		return err
+		return failed(err)
 	}
-	var gone, came []slab.Sum
+	var gone, came, spent []slab.Sum
 	for _, token := range tokens {
-		if packed.find(token.sum) < 0 {
-			came = append(came, token.sum)
-			gone = append(gone, e.give(token)...)
+		if packed.find(token.sum) >= 0 {
+			continue
+		}
+		came = append(came, token.sum)
+		for _, old := range e.give(token) {
+			if gone = append(gone, old.sum); old.kind == RefreshToken {
+				spent = append(spent, old.sum)
+			}
 		}
 	}
+	p.spend(spent)
 	if len(came) == 0 {
 		part.Unlock()
-		return nil
+		return p.log.Enqueue() // who gave them may still be waiting for the disk
 	}
 	e.used = s.usedAt(p.now())
 	text := e.pack(nil)
@@ -271,7 +345,10 @@ func (m Member) give(ctx context.Context, tokens ...givenToken) error {
 	part.Unlock()
 	p.table.unindex(gone, m.number)
 	p.table.index(came, m.number)
-	return wait()
+	if !p.table.view(m.member, func(*slot, packedEntry) {}) {
+		p.table.unindex(came, m.number) // it was forgotten meanwhile, and they were not in there yet
+	}
+	return wait
 }
 
 // Pair returns the session's current pair for a caller that refreshes for
@@ -280,7 +357,7 @@ func (m Member) give(ctx context.Context, tokens ...givenToken) error {
 // presented where the pool withholds the true one.
 func (m Member) Pair(ctx context.Context, presented Secret) (Pair, error) {
 	p := m.pool
-	cfg := p.config.Load()
+	cfg := p.settings()
 	if cfg == nil {
 		return Pair{}, ErrNotNow
 	}
@@ -297,7 +374,10 @@ func (m Member) Pair(ctx context.Context, presented Secret) (Pair, error) {
 		if err != nil {
 			return Pair{}, err
 		}
-		if e.rec.Generation != pass.Generation() && tries < 100 { // it is just being replaced
+		if e.rec.Generation != pass.Generation() { // it is just being replaced, or waits for somebody
+			if tries == 100 {
+				return Pair{}, &Unavailable{Session: p.name, RetryAfter: time.Second}
+			}
 			select {
 			case <-time.After(10 * time.Millisecond):
 				continue
@@ -315,7 +395,7 @@ func (m Member) Pair(ctx context.Context, presented Secret) (Pair, error) {
 		} else {
 			given = append(given, givenToken{sum: p.sums.sum(e.rec.Refresh), kind: RefreshToken})
 		}
-		return pair, m.give(ctx, given...)
+		return pair, m.give(given...)()
 	}
 }
 
@@ -348,6 +428,13 @@ func (m Member) Forget(revoked func(error)) error {
 	cfg := m.pool.config.Load()
 	if cfg == nil {
 		return err
+	}
+	if cfg.Observe != nil {
+		cfg.Observe(Note{
+			Kind: NoteEnded, At: m.pool.now().Wall, Session: m.pool.sessionName(e.id), Pool: m.pool.name,
+			Epoch: e.rec.Epoch, Generation: e.rec.Generation, Source: "learned",
+			Fingerprint: NewSecret(e.rec.Access).Fingerprint(),
+		})
 	}
 	if issuer, can := cfg.Issuer.(Revoker); can && revoked != nil {
 		m.pool.work.Go(func() {

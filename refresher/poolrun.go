@@ -17,19 +17,24 @@ func (p *Pool) run(cfg PoolConfig) {
 	defer p.end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	compacting := make(chan struct{}, 1)
+	tidying := make(chan struct{}, 1)
+	var tidied, retired time.Duration
 	for {
 		next := time.Second
 		if cfg := p.config.Load(); cfg != nil {
 			next = p.doDue(cfg)
 			p.evict(cfg)
-			p.retire()
-			if p.wantsCompaction() {
+			if now := p.now().Boot; now-retired >= lingers/2 {
+				retired = now // not at each wake: it looks at all that are live
+				p.retire()
+			}
+			if now := p.now().Boot; now-tidied >= time.Second {
 				select {
-				case compacting <- struct{}{}:
+				case tidying <- struct{}{}:
+					tidied = now
 					p.work.Go(func() {
-						p.compact(*cfg)
-						<-compacting
+						p.tidy(cfg)
+						<-tidying
 					})
 				default:
 				}
@@ -40,6 +45,7 @@ func (p *Pool) run(cfg PoolConfig) {
 		case <-timer.C:
 		case <-p.wake:
 		case <-p.ctx.Done():
+			tidying <- struct{}{} // it uses the log
 			return
 		}
 	}
@@ -64,9 +70,30 @@ func (p *Pool) end() {
 	for _, s := range all {
 		_ = s.Close(context.Background())
 	}
+	p.keepUses()
 	err := errors.Join(p.log.Close(), p.lock.Unlock())
 	if cfg := p.config.Load(); err != nil && cfg != nil {
 		cfg.Logger.Error("closing the pool's log", zap.String("pool", p.name), zap.Error(err))
+	}
+}
+
+// keepUses writes when the sessions were used: who is forgotten first goes by it.
+func (p *Pool) keepUses() {
+	now := p.now()
+	for n := range p.table.parts {
+		part := &p.table.parts[n]
+		part.Lock()
+		for i := range part.slots {
+			s := &part.slots[i]
+			if s.ref == 0 {
+				continue
+			}
+			packed := packedEntry(part.bytes.Get(s.ref))
+			if used := s.usedAt(now); used != packed.used() {
+				p.log.Enqueue(useRecord(packed.id(), used))
+			}
+		}
+		part.Unlock()
 	}
 }
 
@@ -90,12 +117,10 @@ func (p *Pool) doDue(cfg *PoolConfig) (next time.Duration) {
 				break
 			}
 			if packed.age > cfg.maxAge() {
-				_, _ = p.forget(m, "max_age")
+				_ = p.forgetSoon(m, whyOld) // tidy waits for all
 				continue
 			}
-			if s, err := p.enliven(m); err == nil && s.pooled.woken.CompareAndSwap(false, true) {
-				p.woken.Add(1)
-			}
+			_, _ = p.enliven(m, true)
 		}
 	}
 	return next
@@ -117,8 +142,8 @@ func (p *poolPart) nextDue(n uint32, now Instant) (m member, e dueEntry, in time
 			return m, e, in, false
 		}
 		s, packed, there := p.entry(i, serial)
-		if there && p.live[i] == nil && s.due > int64(now.Boot) && s.due != never {
-			p.due.Later(s.due)
+		if there && s.due > int64(now.Boot) && s.due != never {
+			p.due.Later(s.due) // also if it is live: it counts on that, see schedule
 			continue
 		}
 		p.due.Pop()
@@ -129,10 +154,12 @@ func (p *poolPart) nextDue(n uint32, now Instant) (m member, e dueEntry, in time
 	}
 }
 
-// evict forgets what nobody has used for long, and what is too much.
+// evict forgets what nobody has used for long, and what is too much; it does not
+// wait for the disk, which those who sign in do together, while this is one
+// goroutine. A session that comes back with a crash is forgotten again.
 func (p *Pool) evict(cfg *PoolConfig) {
 	now := p.now()
-	for {
+	for range maxEvicted {
 		oldest := never
 		var at uint32
 		for n := range p.table.parts {
@@ -155,13 +182,17 @@ func (p *Pool) evict(cfg *PoolConfig) {
 		if !ok {
 			return
 		}
-		why := "max_sessions"
+		why := whyMany
 		if idle {
-			why = "idle_timeout"
+			why = whyIdle
 		}
-		_, _ = p.forget(member{number: i*poolParts + at, serial: serial}, why)
+		_ = p.forgetSoon(member{number: i*poolParts + at, serial: serial}, why)
 	}
+	p.stir() // the schedule first, then the rest
 }
+
+// maxEvicted bounds the sessions that are forgotten at a time.
+const maxEvicted = 4096
 
 // leastUsed brings the entry that was not used for longest to the front of the
 // queue and says since when.
@@ -197,7 +228,24 @@ func (p *Pool) retire() {
 	}
 }
 
+// tidy writes what nobody waits for, and gives back memory and disk that lie
+// idle.
+func (p *Pool) tidy(cfg *PoolConfig) {
+	if err := p.log.Append(); err != nil {
+		cfg.Logger.Error("writing the pool's log (retrying)", zap.String("pool", p.name), zap.Error(err))
+	}
+	for n := range p.table.parts {
+		p.table.parts[n].repack()
+	}
+	if p.wantsCompaction() {
+		p.compact(*cfg)
+	}
+}
+
 func (p *Pool) wantsCompaction() bool {
 	const least = 16 << 20
-	return p.log.Written() > max(least, 2*p.table.size())
+	if p.now().Boot < p.compactAt {
+		return false
+	}
+	return p.rekeyed.Load() || p.log.Written() > max(least, 2*p.table.size())
 }

@@ -77,8 +77,9 @@ func (t *poolTable) view(m member, look func(*slot, packedEntry)) bool {
 	return ok
 }
 
-// add puts a new entry in; its tokens are found once index was called.
-func (t *poolTable) add(packed []byte, s slot) member {
+// add puts a new entry in; its tokens are found once index was called. enqueue,
+// unless nil, is called before anybody else can change the entry.
+func (t *poolTable) add(packed []byte, s slot, enqueue func()) member {
 	number := t.next.Add(1) % poolParts
 	part := &t.parts[number]
 	part.Lock()
@@ -95,12 +96,27 @@ func (t *poolTable) add(packed []byte, s slot) member {
 	*place = s
 	place.serial, place.ref = serial, part.bytes.Put(packed)
 	part.queue(i)
+	if enqueue != nil {
+		enqueue()
+	}
 	t.count.Add(1)
 	return member{number: i*poolParts + number, serial: serial}
 }
 
-// queue puts an entry into both queues; the part's lock is held.
+// queue puts an entry into both queues; the part's lock is held. They also hold
+// entries of sessions that are gone, until their turn comes: many of them, and
+// both are made anew.
 func (p *poolPart) queue(i uint32) {
+	if most := 4*len(p.slots) + 256; p.due.Len() > most || p.lru.Len() > most {
+		p.due, p.lru = slab.Queue{}, slab.Queue{}
+		for i := range p.slots {
+			if s := &p.slots[i]; s.ref != 0 {
+				p.due.Push(s.due, uint32(i), s.serial)
+				p.lru.Push(s.lastUse(), uint32(i), s.serial)
+			}
+		}
+		return
+	}
 	s := &p.slots[i]
 	p.due.Push(s.due, i, s.serial)
 	p.lru.Push(s.used, i, s.serial)
@@ -113,12 +129,38 @@ func (p *poolPart) replace(s *slot, packed []byte) {
 	p.bytes.Free(old)
 }
 
-// schedule moves a member's next exchange; the part's lock is held.
-func (p *poolPart) schedule(i uint32, s *slot, due int64) {
-	if due < s.due {
-		p.due.Push(due, i, s.serial) // it would be found too late
+// schedule moves a member's next exchange; the part's lock is held. Where the
+// queue has it already, and not too late, it gets no further place there: a
+// session becomes an entry again as often as its callers like.
+func (p *poolPart) schedule(i uint32, s *slot, now, due int64) {
+	const about = int64(10 * time.Millisecond) // the wall clock and the boot clock drift
+	if s.due > now && due >= s.due-about && due <= s.due+about {
+		return
 	}
+	before := s.due
 	s.due = due
+	if before <= now || due < before {
+		p.due.Push(due, i, s.serial)
+	}
+}
+
+// repack moves the entries together where most of their memory lies idle: blocks
+// of a size that nobody wants any more.
+func (p *poolPart) repack() {
+	const little = 1 << 20
+	p.Lock()
+	defer p.Unlock()
+	if p.bytes.Size() <= 2*p.bytes.Used()+little {
+		return
+	}
+	var to slab.Bytes
+	for i := range p.slots {
+		if s := &p.slots[i]; s.ref != 0 {
+			s.ref = to.Put(p.bytes.Get(s.ref))
+		}
+	}
+	p.bytes.Clear()
+	p.bytes = to
 }
 
 // remove takes a member out and returns what is left to be closed.

@@ -59,6 +59,12 @@ type record struct {
 	// Prev is drawn from the record before, of the same epoch.
 	Prev tokenHash `json:"prev,omitempty"`
 
+	// Owned recognises the access tokens of this epoch.
+	Owned []tokenHash `json:"owned,omitempty"`
+
+	// Announce are the rotations that are still to be told.
+	Announce []announcement `json:"announce,omitempty"`
+
 	Lost   Reason `json:"lost,omitempty"`
 	Detail string `json:"detail,omitempty"` // of Lost, for people
 

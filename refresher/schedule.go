@@ -25,6 +25,10 @@ type Policy struct {
 	// be sent again. Default: 2 s. Never more than a third of the lead.
 	Drain time.Duration
 
+	// Swap has the session recognise the access tokens that were issued in it,
+	// see [Session.Owns].
+	Swap bool
+
 	// NoReauthenticate keeps a lost session lost even if a source could sign in
 	// again.
 	NoReauthenticate bool
@@ -101,10 +105,11 @@ func plan(pol Policy, prof Profile, sent Instant, left time.Duration, known bool
 	s.holdOff = holdOff(prof, s.lead)
 
 	due := s.life - s.lead - time.Duration(spread*float64(s.lead)/5)
+	floor := s.life / 10 // never in a tight loop, whatever was configured
 	if keep := prof.RefreshLifetime / 3; keep > 0 && !pol.explicit() {
-		due = min(due, keep) // the refresh token may end before the access token
+		due, floor = min(due, keep), min(floor, keep) // the refresh token may end before the access token
 	}
-	s.refreshAt = sent.Add(max(due, s.life/10)) // never in a tight loop, whatever was configured
+	s.refreshAt = sent.Add(max(due, floor))
 	return s
 }
 

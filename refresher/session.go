@@ -34,7 +34,8 @@ type Session struct {
 	known   atomic.Pointer[packed] // the state as the last event left it
 	owner   uint64                 // see environment
 	waiting atomic.Int64
-	pooled  *pooled // nil: it stands by itself
+	pooled  *pooled              // nil: it stands by itself
+	last    atomic.Pointer[Pair] // the last pair of an end, until somebody has it; see End
 
 	actor actor
 	queue queue
@@ -70,11 +71,13 @@ type Config struct {
 
 	// Logger defaults to none.
 	Logger *zap.Logger
-	// Observe, if set, gets each note, on the session's own goroutine: it must
-	// not block.
+	// Observe, if set, gets each note, mostly on the session's own goroutine: it
+	// must not block.
 	Observe func(Note)
 	// Limiter, if set, bounds the exchanges with the issuer.
 	Limiter Limiter
+	// Announcer, if set, is told of each rotation.
+	Announcer Announcer
 }
 
 type attachment struct{ Config }
@@ -196,13 +199,6 @@ func (s *Session) Offer(p Pair, source string) {
 // Look asks the sources again for a pair lying there, in their order: one of them
 // has changed. A pair that was used in this session before is no news.
 func (s *Session) Look() { s.post(evLook{}) }
-
-// End ends the session for good, in every instance that shares it: its pair is
-// forgotten and no source signs in again by itself. A new pair, or a new login,
-// starts it anew.
-func (s *Session) End(ctx context.Context) error {
-	return s.call(ctx, func(reply chan<- error) any { return evEnd{reply} })
-}
 
 // Refresh exchanges the pair now and returns when the next one is in force.
 func (s *Session) Refresh(ctx context.Context) error {

@@ -44,6 +44,11 @@ type mutation struct {
 	staleReads    bool // lists come from a replica
 }
 
+// inFleets reports whether only several instances show that the rule is missing.
+func (m mutation) inFleets() bool {
+	return m.noFleetIntent || m.noRelist || m.noSendLimit || m.overwrite || m.blindRetry || m.staleReads
+}
+
 // faults are the probabilities of what goes wrong, per exchange unless said
 // otherwise.
 type faults struct {
@@ -152,6 +157,9 @@ func (w *world) swarm() {
 	w.faults.storeError = pick(0.1)
 	w.faults.replyLost = pick(0.1)
 	w.faults.lateWrite = pick(0.1)
+	if w.mut.overwrite {
+		w.faults.lateWrite = 0.3 // which the rule is for
+	}
 	w.faults.cut = pick(0.05)
 	w.faults.storeDown = pick(0.03)
 	w.faults.wipe = pick(0.02)

@@ -15,16 +15,18 @@ type Status struct {
 	Epoch       uint64        `json:"epoch"`
 	Generation  uint64        `json:"generation"`
 	Source      string        `json:"source,omitempty"`
+	ReceivedAt  time.Time     `json:"received_at,omitzero"`
 	ExpiresAt   time.Time     `json:"expires_at,omitzero"`
 	RefreshAt   time.Time     `json:"refresh_at,omitzero"`
 	NextAttempt time.Time     `json:"next_attempt,omitzero"` // after a failure
 	HoldOff     time.Duration `json:"-"`
 	HoldOffText string        `json:"hold_off,omitempty"`
 	LastError   string        `json:"last_error"`
-	Fingerprint string        `json:"fingerprint"`         // of the access token
-	Waiting     int           `json:"waiting"`             // requests at the gate
-	IntentOpen  bool          `json:"intent_open"`         // an exchange that may have been committed
-	Rotations   []Rotation    `json:"rotations,omitempty"` // newest last
+	LastOutcome string        `json:"last_outcome,omitempty"` // of the exchange that failed: a [Class]
+	Fingerprint string        `json:"fingerprint"`            // of the access token
+	Waiting     int           `json:"waiting"`                // requests at the gate
+	IntentOpen  bool          `json:"intent_open"`            // an exchange that may have been committed
+	Rotations   []Rotation    `json:"rotations,omitempty"`    // newest last
 }
 
 // Status returns the session's state of this moment.
@@ -47,9 +49,13 @@ func (s *state) status(now Instant) Status {
 		IntentOpen: s.rec.Intent != nil,
 		Rotations:  s.rec.History,
 	}
+	if s.lastErr != "" && s.lastClass != 0 {
+		st.LastOutcome = s.lastClass.String()
+	}
 	if s.rec.hasPair() {
 		st.Fingerprint = NewSecret(s.rec.Access).Fingerprint()
 		st.HoldOffText = s.sched.holdOff.String()
+		st.ReceivedAt = s.received.Wall
 	}
 	if m.stage == stageIdle && m.usable() && m.failures > 0 {
 		if at, _, ok := m.nextAttempt(); ok {
@@ -66,6 +72,10 @@ func (s *state) status(now Instant) Status {
 		st.LastError = s.signIn.lastErr
 	case st.LastError == "" && s.saveErr != "":
 		st.LastError = s.saveErr
+	case st.LastError == "" && s.telling.err != "":
+		st.LastError = s.telling.err
+	case st.LastError == "" && m.holding():
+		st.LastError = "the new pair waits until a webhook has taken its event"
 	case st.LastError == "" && s.fleet.err != "":
 		st.LastError = s.fleet.err
 	case st.LastError == "" && s.fleet.bad != "":
@@ -74,11 +84,29 @@ func (s *state) status(now Instant) Status {
 	return st
 }
 
+// describe adds what is known of the session at this moment.
+func (a *actor) describe(n *Note) {
+	n.Session = a.session.name
+	if o := a.session.pooled; o != nil {
+		n.Pool = o.pool.name
+	}
+	rec := &a.state.rec
+	if !rec.hasPair() {
+		return
+	}
+	n.Fingerprint = NewSecret(rec.Access).Fingerprint()
+	n.ExpiresAt = a.state.sched.notAfter.Wall
+	if life := a.state.profile.RefreshLifetime; life > 0 {
+		n.RefreshEnds = a.state.received.Add(life).Wall
+	}
+}
+
 // tell passes a note on to the log and the observer.
 func (a *actor) tell(n Note) {
 	if a.config == nil {
 		return
 	}
+	a.describe(&n)
 	log := a.config.Logger
 	fields := []zap.Field{
 		zap.String("session", a.session.name),
@@ -134,6 +162,8 @@ func (a *actor) tell(n Note) {
 		log.Error("the shared store holds another line of pairs", fields...)
 	case NoteJournalFailed:
 		log.Error("writing the journal failed (retrying)", fields...)
+	case NoteRefreshExpiring:
+		log.Error("the refresh token is about to end: without an exchange a new login will be needed", fields...)
 	case NoteNoExpiry:
 		log.Error("the exchange cannot be scheduled", fields...)
 	default:

@@ -51,11 +51,13 @@ type state struct {
 	stage   stage
 	attempt attempt // the one under way, or the last
 	wanted  cause   // an exchange was asked for before it is due
+	origin  string  // by a request of which this is known
 
 	// What the failures of this generation led to.
 	failures  int
 	failing   Instant // since when
 	degraded  bool    // was told
+	aging     bool    // was told
 	next      Instant // not before
 	stretched bool    // the attempt before the end was made
 	refused   bool    // the issuer refused the access token once
@@ -63,6 +65,7 @@ type state struct {
 	lastClass Class
 
 	quietUntil Instant // no attempt before this (rec.Quiet)
+	catchUp    Instant // an exchange is due because somebody else made one
 
 	// An attempt with an unknown outcome (rec.Intent).
 	quietAt   Instant // the hold-off's end
@@ -80,6 +83,7 @@ type state struct {
 	pending   *seed // arrived during an exchange
 	waiting   []chan<- error
 
+	telling  telling
 	fleet    fleet
 	ending   []chan<- error // who asked for the end of the session
 	endSince Instant        // and when
@@ -101,6 +105,7 @@ const (
 	causeUnauthorized cause = "unauthorized"
 	causeOperator     cause = "operator"
 	causeClock        cause = "clock"
+	causeHeard        cause = "heard" // of somebody else's exchange
 )
 
 // attempt is the exchange under way.
@@ -109,6 +114,7 @@ type attempt struct {
 	conn    Exchange
 	gated   bool // the gate is closed
 	cause   cause
+	origin  string
 	began   Instant
 	posted  Instant // when its intent was on its way to the store
 	sent    Instant
@@ -165,6 +171,12 @@ func step(s state, now Instant, event any) (state, []any) {
 		m.accepted(ev)
 	case evEnd:
 		m.logOut(ev.reply)
+	case evAnnounced:
+		m.announced(ev)
+	case evHeard:
+		m.hear(ev.heard)
+	case evAgreed:
+		m.agreed(ev.id)
 	case evNews:
 		m.heard()
 	case evAsked:
@@ -208,11 +220,14 @@ func (m *machine) settle() {
 	if m.lookAgain {
 		m.look()
 	}
+	m.catchUpNow()
 	m.begin()
 	m.poll()
 	m.share()
 	m.save()
+	m.tell()
 	m.degrade()
+	m.warn()
 	m.bar()
 	m.publish()
 	m.effects = append(m.effects, m.replies...)
@@ -302,9 +317,15 @@ func (m *machine) expired() bool { return m.sched.known() && m.reached(m.sched.n
 // configure takes a new configuration; the schedule of the pair in use follows
 // it.
 func (m *machine) configure(ev evConfigured) {
+	before := m.policy.Swap
 	m.policy, m.profile, m.signsIn, m.running = ev.policy, ev.profile, ev.signsIn, ev.running
 	if m.fleet.store != ev.store {
 		m.changeStore(ev.store)
+	}
+	m.configureAnnouncer(ev)
+	if ev.policy.Swap != before {
+		m.own()
+		m.shown = view{}
 	}
 	m.fleet.bad = "" // perhaps the keys are right now
 	m.plan()
@@ -353,7 +374,9 @@ func (m *machine) open(ev evOpened) {
 		return
 	}
 	m.rec = *rec
+	m.changeAnnouncements(func(a announcement) (announcement, bool) { a.told = false; return a, true }) // not by this process
 	m.quietUntil = m.now.Add(m.rec.Quiet)
+	m.own()
 	m.received = m.rec.restored(m.now, m.env.bootID)
 	m.byWall = m.env.bootID == "" || m.env.bootID != m.rec.BootID
 	if ev.pooled && !m.byWall {
@@ -419,6 +442,8 @@ func (m *machine) phase() Phase {
 		return PhaseExchanging
 	case m.expired():
 		return PhaseExpired
+	case m.holding():
+		return PhaseHolding
 	case m.fleet.on && (!m.fleet.opened || (m.fleet.failures > 0 || m.fleet.bad != "") && m.reached(m.sched.refreshAt)):
 		return PhaseHolding
 	case m.rec.Intent != nil:

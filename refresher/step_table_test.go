@@ -62,6 +62,16 @@ var situations = []struct {
 		r.step(evUnusable{reason: ReasonUndecryptable, detail: "another key"})
 		return r
 	}},
+	{"holding (a webhook has not agreed)", PhaseHolding, func(t *testing.T) *rig {
+		r := seededRig(t, strict, time.Hour, announcing(true))
+		r.exchange(r.ok())
+		return r
+	}},
+	{"fresh (a webhook is told)", PhaseFresh, func(t *testing.T) *rig {
+		r := seededRig(t, strict, time.Hour, announcing(false))
+		r.exchange(r.ok())
+		return r
+	}},
 	{"fleet: holding (not asked yet)", PhaseHolding, func(t *testing.T) *rig {
 		r := unopenedRig(t, strict, time.Hour, inFleet)
 		r.step(evOpened{})
@@ -219,6 +229,14 @@ var happenings = []struct {
 	{"our pair is stored", func(r *rig) any { return evShared{at: r.state.rec.position()} }},
 	{"our pair is not stored", func(r *rig) any { return evShared{at: r.state.rec.position(), err: errTest} }},
 	{"another's pair stands there", func(r *rig) any { return evShared{at: r.state.rec.position(), err: ErrStored} }},
+	{"heard of somebody else's exchange", func(r *rig) any {
+		return evHeard{Heard{Exchanged: true, Refresh: NewSecret(r.state.rec.Refresh), Access: NewSecret("another")}}
+	}},
+	{"heard of a revocation", func(r *rig) any { return evHeard{Heard{Revoked: true, Refresh: NewSecret(r.state.rec.Refresh)}} }},
+	{"a webhook's outbox has the event", func(r *rig) any { return evAnnounced{id: r.announcementID()} }},
+	{"a webhook's answer is waited for", func(r *rig) any { return evAnnounced{id: r.announcementID(), pending: true} }},
+	{"a webhook's outbox fails", func(r *rig) any { return evAnnounced{id: r.announcementID(), err: errTest} }},
+	{"a webhook agrees", func(r *rig) any { return evAgreed{id: r.announcementID()} }},
 	{"an older token refused", func(r *rig) any {
 		return evUnauthorized{epoch: r.state.rec.Epoch, generation: r.state.rec.Generation - 1, route: "GET /", reply: make(chan verdict, 1)}
 	}},

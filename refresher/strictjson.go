@@ -111,6 +111,23 @@ func notJSON(dec *json.Decoder) error {
 	return fmt.Errorf("not valid JSON near byte %d", dec.InputOffset())
 }
 
+// ParseStrings reads the named members of a JSON object, as strictly as
+// [ParsePair] does. What is missing, or no string that a token could be, is not
+// in the result.
+func ParseStrings(body []byte, names ...string) (map[string]string, error) {
+	obj, err := parseObject(body)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for _, name := range names {
+		if text := obj.optional([]string{name}, MaxRefreshToken, visible); text != "" {
+			found[name] = text
+		}
+	}
+	return found, nil
+}
+
 // token returns the first of names that is there and not null.
 func (o object) token(names []string, limit int, allowed func(byte) bool) (string, error) {
 	for _, name := range names {

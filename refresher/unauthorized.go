@@ -13,6 +13,7 @@ type evUnauthorized struct {
 	at                Instant // when the answer came; zero: now
 	route             string
 	again             bool // the request had been sent again before
+	origin            string
 	reply             chan<- verdict
 }
 
@@ -84,7 +85,7 @@ func (m *machine) judge(ev evUnauthorized) verdict {
 		return verdictPass
 	}
 	m.triggered = true
-	m.wanted = causeUnauthorized
+	m.wanted, m.origin = causeUnauthorized, ev.origin
 	return verdictWait
 }
 

@@ -49,11 +49,22 @@ func (m *machine) publish() {
 		return
 	}
 	v := m.view()
+	if m.holding() {
+		// The pair in use waits for somebody's answer; the one before serves as
+		// long as it can, and nobody's access token is shown too early.
+		if until := m.telling.until; v.mode == modeReady && !m.profile.RevokesPrevious && !until.IsZero() && !m.reached(until) {
+			m.wakeAt(until)
+			return
+		}
+		if v.mode == modeReady {
+			v = view{mode: modeComing, wait: m.policy.wait()}
+		}
+	}
 	if v == m.shown {
 		return
 	}
 	m.shown = v
-	m.emit(effPublish{view: v, token: NewSecret(m.rec.Access), barred: m.fleet.barred})
+	m.emit(effPublish{view: v, token: NewSecret(m.rec.Access), barred: m.fleet.barred, owned: m.owned()})
 }
 
 func (m *machine) view() view {

@@ -67,6 +67,7 @@ func NewFusionAuth(cfg FusionAuthConfig) (*FusionAuth, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.profile.SendsAccess = true
 	if cfg.TenantID != "" {
 		if !fieldSafe(cfg.TenantID) {
 			return nil, errors.New("tenant_id: it cannot stand in a header field")

@@ -15,6 +15,17 @@ type metadata struct {
 	issuer string   // as the server writes it; "" where the endpoints are configured
 	token  *url.URL // of exchanges
 	revoke *url.URL // RFC 7009; nil: none
+
+	// Where people sign in, which exchanges do without.
+	authorize endpoint // RFC 6749 section 3.1
+	device    endpoint // RFC 8628 section 3.1
+	namesSelf bool     // answers to a login say which issuer they are from (RFC 9207 section 3)
+}
+
+// endpoint is one that may be missing, or that may not be used.
+type endpoint struct {
+	url *url.URL
+	err error // why there is none; nil: none is named
 }
 
 // metadataPlaces are where an issuer's metadata can lie: below it (OpenID
@@ -41,7 +52,8 @@ func metadataPlaces(issuer *url.URL) []*url.URL {
 // must not be able to send those elsewhere. No error repeats more of it than a
 // host.
 func parseMetadata(body refresher.Secret, issuer *url.URL) (metadata, error) {
-	members, ok := jsonMembers(body, "issuer", "token_endpoint", "revocation_endpoint")
+	members, ok := jsonMembers(body, "issuer", "token_endpoint", "revocation_endpoint",
+		"authorization_endpoint", "device_authorization_endpoint", "authorization_response_iss_parameter_supported")
 	if !ok {
 		return metadata{}, errors.New("it is not a JSON object with each name once")
 	}
@@ -60,6 +72,9 @@ func parseMetadata(body refresher.Secret, issuer *url.URL) (metadata, error) {
 	if m.revoke, err = endpointOf(members["revocation_endpoint"], issuer); err != nil {
 		return metadata{}, fmt.Errorf("revocation_endpoint: %w", err)
 	}
+	m.authorize.url, m.authorize.err = endpointOf(members["authorization_endpoint"], issuer)
+	m.device.url, m.device.err = endpointOf(members["device_authorization_endpoint"], issuer)
+	m.namesSelf = string(members["authorization_response_iss_parameter_supported"]) == "true"
 	return m, nil
 }
 

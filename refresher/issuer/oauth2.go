@@ -27,6 +27,10 @@ type OAuth2Config struct {
 	// if any.
 	RevokeURL string
 
+	// AuthorizationURL and DeviceURL are where a person signs in (RFC 6749
+	// section 3.1, RFC 8628 section 3.1); "" is the discovered one, if any.
+	AuthorizationURL, DeviceURL string
+
 	ClientID     string
 	ClientSecret refresher.Secret
 
@@ -79,6 +83,7 @@ type OAuth2 struct {
 	auth       clientAuth
 	json       bool
 	parameters url.Values
+	scope      string
 	doubts     doubts
 }
 
@@ -100,7 +105,7 @@ func (c OAuth2Config) build() (*OAuth2, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &OAuth2{caller: caller, json: c.JSON, auth: clientAuth{
+	o := &OAuth2{caller: caller, json: c.JSON, scope: c.Scope, auth: clientAuth{
 		method: c.AuthMethod, id: c.ClientID, secret: c.ClientSecret,
 		key: c.Key, keyID: c.KeyID, alg: c.SigningAlg, audience: c.AssertionAudience,
 	}}
@@ -119,12 +124,22 @@ func (o *OAuth2) locate(c OAuth2Config) error {
 	if (c.TokenURL == "") == (c.Issuer == "") {
 		return errors.New("want either the token endpoint's URL, or an issuer to discover it")
 	}
-	if c.RevokeURL != "" {
-		u, err := checkURL(c.RevokeURL, c.InsecureHTTP)
-		if err != nil {
-			return fmt.Errorf("revoke_url: %w", err)
+	for _, e := range []struct {
+		option, text string
+		to           **url.URL
+	}{
+		{"revoke_url", c.RevokeURL, &o.fixed.revoke},
+		{"authorization_url", c.AuthorizationURL, &o.fixed.authorize.url},
+		{"device_url", c.DeviceURL, &o.fixed.device.url},
+	} {
+		if e.text == "" {
+			continue
 		}
-		o.fixed.revoke = u
+		u, err := checkURL(e.text, c.InsecureHTTP)
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.option, err)
+		}
+		*e.to = u
 	}
 	if c.TokenURL != "" {
 		u, err := checkURL(c.TokenURL, c.InsecureHTTP)
@@ -194,6 +209,12 @@ func (o *OAuth2) endpoints(ctx context.Context) (metadata, error) {
 	m, err := o.discovery.endpoints(ctx)
 	if o.fixed.revoke != nil {
 		m.revoke = o.fixed.revoke
+	}
+	if o.fixed.authorize.url != nil {
+		m.authorize = o.fixed.authorize
+	}
+	if o.fixed.device.url != nil {
+		m.device = o.fixed.device
 	}
 	return m, err
 }

@@ -149,17 +149,29 @@ func (l *Log) write(records []byte) error {
 			return err
 		}
 	}
-	n, err := l.file.append(records)
+	written := 0
+	var err error
+	for len(records) > 0 && err == nil {
+		var some []byte
+		some, records = cutBatch(records)
+		var n int
+		n, err = l.file.append(some)
+		written += n
+	}
 	if err == nil {
 		err = l.file.Sync()
 	}
 	if err != nil {
 		err = errors.Join(fmt.Errorf("log %s: %w", l.file.path, err), l.file.Close())
+		if !l.file.kept {
+			_ = os.Remove(l.file.path) // as newFile does
+		}
 		l.file = nil
 		return err
 	}
+	l.file.kept = true
 	l.mu.Lock()
-	l.written += int64(n)
+	l.written += int64(written)
 	l.mu.Unlock()
 	return nil
 }

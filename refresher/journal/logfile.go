@@ -25,6 +25,7 @@ const (
 	batchMagic  = "TRB1"
 	batchHeader = len(batchMagic) + 4 + 8
 	maxBatch    = 64 << 20
+	mostAtOnce  = maxBatch / 4
 	baseBatch   = 256 << 10
 )
 
@@ -40,6 +41,23 @@ func cutRecord(batch []byte) (record, rest []byte, ok bool) {
 	}
 	end := size + int(n)
 	return batch[size:end:end], batch[end:], true
+}
+
+// cutBatch takes off as many records as one batch holds.
+func cutBatch(records []byte) (batch, rest []byte) {
+	end := len(records)
+	if end > mostAtOnce {
+		end = 0
+		for {
+			_, rest, ok := cutRecord(records[end:])
+			next := len(records) - len(rest)
+			if !ok || end > 0 && next > mostAtOnce {
+				break
+			}
+			end = next
+		}
+	}
+	return records[:end], records[end:]
 }
 
 // appendFile is what a log needs of a file.
@@ -59,6 +77,7 @@ type logFile struct {
 	path   string
 	aead   cipher.AEAD
 	number uint64
+	kept   bool // it holds what was acknowledged
 	buf    []byte
 }
 
@@ -79,7 +98,10 @@ func (l *Log) newFile(kind string, number uint64, keys *Keyring, path string) (_
 	}
 	defer func() {
 		if err != nil {
+			// Nothing of it was ever acknowledged, and on a full disk there would
+			// soon be very many.
 			err = fmt.Errorf("log %s: %w", path, errors.Join(err, f.Close()))
+			_ = os.Remove(path)
 		}
 	}()
 	key := make([]byte, keySize)

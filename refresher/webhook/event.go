@@ -57,7 +57,7 @@ type Event struct {
 // Info is the circumstances of an event. See [Describe].
 type Info struct {
 	// Data is a JSON object of at most 4 KiB that goes along unread.
-	Data json.RawMessage
+	Data json.RawMessage `json:",omitempty"`
 
 	DeviceDescription string
 	DeviceName        string

@@ -61,6 +61,22 @@ func (b *Bytes) Free(ref Ref) {
 // Used is how many bytes the strings take.
 func (b *Bytes) Used() int64 { return b.used }
 
+// Size is how many bytes the chunks take.
+func (b *Bytes) Size() (n int64) {
+	for _, chunk := range b.chunks {
+		n += int64(len(chunk))
+	}
+	return n
+}
+
+// Clear overwrites all with zeros; nothing is in it any more.
+func (b *Bytes) Clear() {
+	for _, chunk := range b.chunks {
+		clear(chunk)
+	}
+	*b = Bytes{}
+}
+
 // take returns a block of that size: a free one, else the next of the newest
 // chunk. What is left of a chunk that is too short for it is lost.
 func (b *Bytes) take(size int) Ref {

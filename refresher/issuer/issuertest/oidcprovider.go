@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"os/exec"
@@ -36,6 +37,11 @@ type Client struct {
 	AuthMethod string          `json:"token_endpoint_auth_method,omitempty"`
 	Keys       json.RawMessage `json:"jwks,omitempty"` // of PrivateKeyJWT
 	SigningAlg string          `json:"token_endpoint_auth_signing_alg,omitempty"`
+
+	// Kind "native" and a redirect to http://127.0.0.1/callback let a person sign
+	// in, see [Provider.Browse].
+	Kind      string   `json:"application_type,omitempty"`
+	Redirects []string `json:"redirect_uris,omitempty"`
 }
 
 // Stats is what the server has counted.
@@ -140,6 +146,47 @@ func (p *Provider) Login(t testing.TB, client, format string) refresher.Pair {
 		t.Fatalf("signing in: %v", err)
 	}
 	return pair
+}
+
+// SetAgrees says whether the person at the server's pages agrees from now on to
+// whatever a login asks for.
+func (p *Provider) SetAgrees(t testing.TB, agrees bool) {
+	t.Helper()
+	p.call(t, p.Issuer+"/test/agrees", "application/json", fmt.Sprint(agrees), nil)
+}
+
+// Browse opens the address of a login as the person's browser would, and returns
+// the address on another host that it is sent to in the end.
+func (p *Provider) Browse(t testing.TB, address string) *url.URL {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last *url.URL
+	browser := &http.Client{Jar: jar, Transport: p.client.Transport, Timeout: 20 * time.Second}
+	browser.CheckRedirect = func(r *http.Request, via []*http.Request) error {
+		if len(via) > 10 || !strings.HasPrefix(r.URL.String(), p.Issuer+"/") {
+			last = r.URL
+			return http.ErrUseLastResponse
+		}
+		return nil
+	}
+	resp, err := browser.Get(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); last == nil {
+		t.Fatalf("the browser stays at %s with %s: %.500s", resp.Request.URL, resp.Status, text)
+	}
+	return last
+}
+
+// EnterDeviceCode is the person who enters a device's code.
+func (p *Provider) EnterDeviceCode(t testing.TB, userCode string) {
+	t.Helper()
+	p.call(t, p.Issuer+"/test/device", "application/json", fmt.Sprintf(`{"user_code":%q}`, userCode), nil)
 }
 
 // LoginURL takes a POST of [LoginBody].

@@ -1,6 +1,6 @@
 // A real authorization server for the tests: panva's oidc-provider on loopback,
-// beside it an API that takes its access tokens, and a login that needs no
-// browser. It takes its settings as JSON in SETTINGS, prints "ready <issuer>" and
+// beside it an API that takes its access tokens, a login that needs no browser,
+// and a person "demo" who agrees to everything, or to nothing once told so. It takes its settings as JSON in SETTINGS, prints "ready <issuer>" and
 // ends with its standard input.
 import { createServer } from 'node:http';
 import { createLocalJWKSet, exportJWK, generateKeyPair, jwtVerify } from 'jose';
@@ -21,7 +21,7 @@ const issuer = `http://127.0.0.1:${server.address().port}`;
 
 const provider = new Provider(issuer, {
 	clients: clients.map((client) => ({
-		grant_types: ['authorization_code', 'refresh_token'],
+		grant_types: ['authorization_code', 'refresh_token', 'urn:ietf:params:oauth:grant-type:device_code'],
 		redirect_uris: ['https://client.example/callback'],
 		...client,
 	})),
@@ -31,8 +31,10 @@ const provider = new Provider(issuer, {
 	rotateRefreshToken: (ctx) => !ctx.oidc.client.clientId.includes('static'),
 	ttl: { AccessToken: accessTokenTTL, RefreshToken: 86400, Grant: 86400, IdToken: accessTokenTTL },
 	findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+	interactions: { url: (ctx, interaction) => `/test/person/${interaction.uid}` },
 	features: {
 		devInteractions: { enabled: false },
+		deviceFlow: { enabled: true },
 		introspection: { enabled: true, allowedPolicy: () => true },
 		revocation: { enabled: true },
 		resourceIndicators: {
@@ -44,6 +46,36 @@ const provider = new Provider(issuer, {
 		},
 	},
 });
+
+let agrees = true; // the person
+
+// granted is what the person agrees to.
+async function granted(clientId, names, resources = []) {
+	const grant = new provider.Grant({ accountId: 'demo', clientId });
+	grant.addOIDCScope(names);
+	for (const resource of [resources].flat()) grant.addResourceScope(resource, 'api');
+	return grant.save();
+}
+
+// person signs in and consents, or refuses, in the browser that comes by.
+async function person(req, res) {
+	const { params } = await provider.interactionDetails(req, res);
+	const result = agrees
+		? { login: { accountId: 'demo' }, consent: { grantId: await granted(params.client_id, params.scope ?? '', params.resource) } }
+		: { error: 'access_denied', error_description: 'CANARY of the person' };
+	await provider.interactionFinished(req, res, result, { mergeWithLastSubmission: false });
+}
+
+// device is the person, who enters a device code, by the code's page or not.
+async function device({ user_code: userCode }) {
+	const code = await provider.DeviceCode.findByUserCode(userCode.replaceAll('-', ''));
+	const { client_id: clientId, scope: names, resource } = code.params;
+	Object.assign(code, agrees
+		? { accountId: 'demo', grantId: await granted(clientId, names ?? '', resource), scope: names, resource, authTime: Math.floor(Date.now() / 1000) }
+		: { error: 'access_denied', errorDescription: 'CANARY of the person' });
+	await code.save();
+	return {};
+}
 
 const stats = { exchanges: 0, refused: {}, served: 0, unauthorized: 0 };
 provider.on('grant.success', () => { stats.exchanges += 1; });
@@ -88,6 +120,8 @@ function reply(res, status, value) {
 
 const pages = {
 	'/test/login': async (req, res) => reply(res, 200, await login(JSON.parse(await body(req)))),
+	'/test/agrees': async (req, res) => { agrees = JSON.parse(await body(req)); reply(res, 200, { agrees }); },
+	'/test/device': async (req, res) => reply(res, 200, await device(JSON.parse(await body(req)))),
 	'/test/stats': async (req, res) => reply(res, 200, stats),
 	'/api/echo': async (req, res) => {
 		const user = await holder((req.headers.authorization ?? '').replace(/^Bearer /, ''));
@@ -99,7 +133,8 @@ const pages = {
 
 const oauth = provider.callback();
 server.on('request', (req, res) => {
-	const page = pages[req.url.split('?')[0]];
+	const path = req.url.split('?')[0];
+	const page = path.startsWith('/test/person/') ? person : pages[path];
 	if (!page) {
 		oauth(req, res);
 		return;
