@@ -65,8 +65,10 @@ func TestAScheduleForAnyLife(t *testing.T) {
 		latest := plan(pol, prof, planNow, life, true, 0)
 		due := s.refreshAt.Sub(planNow)
 		switch {
-		case due < life/10:
+		case due < life/10 && (prof.RefreshLifetime == 0 || pol.explicit() || due < prof.RefreshLifetime/3):
 			t.Errorf("life %v, %+v: due in %v, a tight loop", life, pol, due)
+		case prof.RefreshLifetime > 0 && !pol.explicit() && due > prof.RefreshLifetime/3:
+			t.Errorf("life %v: due in %v, the refresh token lives for %v unused", life, due, prof.RefreshLifetime)
 		case due > life && life > 10:
 			t.Errorf("life %v, %+v: due in %v, after the end", life, pol, due)
 		case s.lead < 0 || s.lead > life:
