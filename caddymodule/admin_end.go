@@ -97,6 +97,10 @@ func revoke(ctx context.Context, issuer refresher.Issuer, last refresher.Pair) (
 		case !errors.As(err, &later) || n == revokeTries:
 			return pairNotRevoked, fmt.Sprintf("the pair is forgotten here, but could not be revoked: %v; end the session at the issuer itself", err)
 		}
-		time.Sleep(min(max(later.After, time.Duration(n)*revokePause), revokeWait))
+		select {
+		case <-time.After(min(max(later.After, time.Duration(n)*revokePause), revokeWait)):
+		case <-ctx.Done():
+			return pairNotRevoked, fmt.Sprintf("the pair is forgotten here, but could not be revoked: %v; end the session at the issuer itself", context.Cause(ctx))
+		}
 	}
 }

@@ -47,6 +47,7 @@ command itself cannot be understood.`,
 				verb("refresh <session>", "Exchanges a session's pair now, and waits for it", cobra.ExactArgs(1), cmdRefresh),
 				verb("token <session>", "Prints a session's access token, for scripts on this machine", cobra.ExactArgs(1), cmdToken),
 				verb("revoke <session>", "Ends a session in every instance, and revokes its pair at the issuer", cobra.ExactArgs(1), cmdRevoke),
+				doctorVerb(),
 				verb("keygen", "Prints a new encryption_key: 32 random bytes in base64", cobra.NoArgs, cmdKeygen),
 			)
 		},

@@ -188,7 +188,7 @@ func (l *load) try(c *call) (a answer, unanswered bool, err error) {
 // A site without token_refresh shows the same under this load: 9 of 26,695
 // calls, measured on a unix socket.
 func (l *load) duringReload() bool {
-	return l.reloading.Load() || time.Since(time.Unix(0, l.reloaded.Load())) < 200*time.Millisecond
+	return l.reloading.Load() || time.Since(time.Unix(0, l.reloaded.Load())) < time.Second
 }
 
 // hangUp makes a call and leaves before its end: half of its body is sent, if it

@@ -94,6 +94,7 @@ func lostAdvice(st refresher.Status, signsIn bool) string {
 		refresher.ReasonRejected:      "The issuer refused the refresh token, and nothing done here explains that: it was revoked or ran out there, or somebody else used it. If nobody meant to end it, take the tokens for stolen and end the login at the issuer, too.",
 		refresher.ReasonExpired:       "The access token ended before an exchange succeeded, and this issuer wants a live one.",
 		refresher.ReasonLoggedOut:     "Somebody ended this session here.",
+		refresher.ReasonRevoked:       "The issuer told that it has revoked this session: somebody ended it there, or the user was deactivated.",
 		refresher.ReasonUndecryptable: "The stored pair cannot be opened with the encryption keys in the configuration. Put back the key that it was sealed with.",
 	}[st.Reason]
 	switch {
