@@ -196,7 +196,9 @@ func (a *actor) handle(event any) {
 		a.step(configured)
 		a.reopen()
 	case evDetached:
-		a.step(a.configured(false))
+		if a.config != nil { // a pool's session may have begun without one
+			a.step(a.configured(false))
+		}
 	case evLocked:
 		ctx := a.context()
 		a.work(func() any { return a.session.waitForJournal(ctx, ev.config) })
@@ -315,7 +317,10 @@ func (a *actor) perform(effect any) {
 	case effDrain:
 		a.drain(eff)
 	case effSave:
-		keys := a.config.Keys
+		var keys *journal.Keyring
+		if a.config != nil {
+			keys = a.config.Keys
+		}
 		a.work(func() any {
 			err := a.save(eff.rec, keys)
 			if eff.rest && a.journal != nil {

@@ -276,3 +276,33 @@ func TestWhoeverHasTheTokensOfAnExchangeThatPassedByIsOfItsSession(t *testing.T)
 		}
 	})
 }
+
+func TestASessionThatIsNeededBetweenTwoConfigurationsDoesNoHarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newPoolKit(t, minute)
+		defer k.finishPool()
+		k.startPool()
+		token, _ := k.signIn()
+		k.detach()
+		m, _, _, _ := k.pool.Find(token, 0)
+		p, err := m.Enter(context.Background(), false) // which makes it live, without a configuration
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Settle()
+		for range 2 { // and one that comes and goes
+			detach, err := k.pool.Attach(k.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			detach()
+			detach()
+		}
+		if _, err := k.pool.Attach(k.cfg); err != nil {
+			t.Fatal(err)
+		}
+		k.await(2 * time.Minute)
+		k.wantCalls(200, token)
+		k.wantUnharmed()
+	})
+}
