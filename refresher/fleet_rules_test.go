@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -243,4 +244,52 @@ func TestAnAnswerToOursSaysNothingOfAnothersAttempt(t *testing.T) {
 			t.Fatal("tried again without a witness, although another's attempt may have been committed")
 		}
 	}
+}
+
+func TestAnOperatorAsksWhileAnotherInstanceExchanges(t *testing.T) {
+	during := func(t *testing.T) (*rig, string, chan error) {
+		r := fleetRig(t, strict, time.Hour)
+		foreign := r.foreign()
+		r.pass(6 * time.Second)
+		r.lists(foreign)
+		reply := asksNow(r)
+		if err, ok := told(r, reply); ok {
+			t.Fatalf("answered at once: %v", err)
+		}
+		return r, foreign, reply
+	}
+	t.Run("and gets what that one got", func(t *testing.T) {
+		r, _, reply := during(t)
+		rec := r.successor()
+		r.pass(6 * time.Second)
+		r.step(evAsked{at: r.now, names: []string{rec.position().name()}})
+		r.step(evRead{name: rec.position().name(), rec: rec})
+		if err, ok := told(r, reply); !ok || err != nil {
+			t.Errorf("answered: %v, %v", ok, err)
+		}
+		r.wantGeneration(2)
+		r.wantPhase(PhaseFresh)
+	})
+	t.Run("and gets one of its own where that one sent nothing, after all were told", func(t *testing.T) {
+		r, _, reply := during(t)
+		r.pass(6 * time.Second)
+		r.lists() // withdrawn
+		need[effPlan](r)
+		r.pass(max(r.next(), 0))
+		r.reachInFleet(stageCommitting)
+		r.saved(nil)
+		if err, ok := told(r, reply); !ok || err != nil {
+			t.Errorf("answered: %v, %v", ok, err)
+		}
+	})
+	t.Run("and is told so where nobody knows what that one did", func(t *testing.T) {
+		r, foreign, reply := during(t)
+		for range 10 {
+			r.pass(6 * time.Second)
+			r.lists(foreign)
+		}
+		if err, ok := told(r, reply); !ok || !errors.Is(err, ErrNotNow) {
+			t.Errorf("answered: %v, %v", ok, err)
+		}
+	})
 }

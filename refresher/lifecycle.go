@@ -304,8 +304,6 @@ func (m *machine) refreshNow(reply chan<- error) {
 		err = fmt.Errorf("%w: there is no usable pair", ErrNotNow)
 	case !m.running || m.closing:
 		err = fmt.Errorf("%w: no configuration is running", ErrNotNow)
-	case m.rec.Intent != nil && m.stage == stageIdle:
-		err = fmt.Errorf("%w: the last one may have been committed, and its hold-off is not over", ErrNotNow)
 	}
 	if err != nil {
 		m.reply(reply, err)
@@ -314,9 +312,23 @@ func (m *machine) refreshNow(reply chan<- error) {
 	m.waiting = with(m.waiting, reply)
 	if m.stage == stageIdle {
 		m.wanted = causeOperator
+	}
+}
+
+// operate sees to it that an exchange that an operator asked for can be made. What
+// another instance is getting at this moment is as good.
+func (m *machine) operate() {
+	switch {
+	case m.wanted != causeOperator, m.stage != stageIdle:
+	case m.rec.Intent == nil:
 		if m.fleet.on && m.profile.RevokesPrevious && m.fleet.plan.IsZero() {
 			m.announce()
 		}
+	case m.othersTry():
+		m.wakeAt(m.quietAt)
+	default:
+		m.wanted = ""
+		m.answerWaiting(fmt.Errorf("%w: the last one may have been committed, and its hold-off is not over", ErrNotNow))
 	}
 }
 

@@ -221,6 +221,7 @@ func (m *machine) settle() {
 		m.look()
 	}
 	m.catchUpNow()
+	m.operate()
 	m.begin()
 	m.poll()
 	m.share()

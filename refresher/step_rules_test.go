@@ -204,20 +204,25 @@ func TestADegradedSessionIsToldOnce(t *testing.T) {
 	}
 }
 
-func TestAnOperatorRefreshes(t *testing.T) {
-	ask := func(r *rig) chan error {
-		reply := make(chan error, 1)
-		r.step(evRefresh{reply: reply})
-		return reply
-	}
-	answer := func(r *rig, to chan error) (error, bool) {
-		for _, e := range r.all {
-			if e, ok := e.(effReply); ok && e.to == (chan<- error)(to) {
-				return e.err, true
-			}
+// asksNow is an operator's request for an exchange.
+func asksNow(r *rig) chan error {
+	reply := make(chan error, 1)
+	r.step(evRefresh{reply: reply})
+	return reply
+}
+
+// told is what somebody who waits was answered, if so.
+func told(r *rig, to chan error) (error, bool) {
+	for _, e := range r.all {
+		if e, ok := e.(effReply); ok && e.to == (chan<- error)(to) {
+			return e.err, true
 		}
-		return nil, false
 	}
+	return nil, false
+}
+
+func TestAnOperatorRefreshes(t *testing.T) {
+	ask, answer := asksNow, told
 	t.Run("at once, in spite of backoff, and is answered when it is committed", func(t *testing.T) {
 		r := seededRig(t, strict, time.Hour)
 		r.exchange(failure(ClassConfig, 404))
