@@ -128,7 +128,7 @@ func TestAWrongConfigurationIsRefusedAtLoad(t *testing.T) {
 			if !json.Valid([]byte(cfg)) {
 				t.Fatalf("the test's JSON is wrong: %s", cfg)
 			}
-			err := caddy.Load([]byte(cfg), true)
+			err := LoadJSON([]byte(cfg))
 			if err == nil {
 				t.Fatal("it was loaded")
 			}

@@ -25,6 +25,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
+	"github.com/tokenrefresh/caddy-token-refresh/caddymodule"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/sandbox"
 )
 
@@ -190,7 +191,7 @@ func (b *bench) start(t testing.TB) *bench {
 
 func (b *bench) load(t testing.TB) {
 	t.Helper()
-	if err := caddy.Load(b.json(t), true); err != nil {
+	if err := caddymodule.LoadJSON(b.json(t)); err != nil {
 		t.Fatalf("loading the configuration: %v", err)
 	}
 }
@@ -222,7 +223,7 @@ func newClient(t testing.TB, conns int) *http.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: conns, DisableCompression: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{
-		Transport:     transport,
+		Transport:     caddymodule.AfterLoad{Transport: transport},
 		Timeout:       30 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

@@ -9,8 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
+	"github.com/tokenrefresh/caddy-token-refresh/caddymodule"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/sandbox"
 )
 
@@ -47,7 +46,7 @@ func TestAReloadThatFailsChangesNothing(t *testing.T) {
 		{"another state directory and a taken address", edit(t, edit(t, elsewhere, s.addr, taken.Addr().String()), "/state\"", "/other\"")},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
-			if err := caddy.Load(bad.config, true); err == nil {
+			if err := caddymodule.LoadJSON(bad.config); err == nil {
 				t.Fatal("the configuration was loaded")
 			}
 			if st := s.status(t); st.State != "fresh" || st.Generation != i+1 || st.LastError != "" {

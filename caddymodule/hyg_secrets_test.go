@@ -274,7 +274,7 @@ func TestNoSecretLeavesTheProcessButToItsIssuerAndUpstream(t *testing.T) {
 	}
 	note("adapt", string(adapted))
 	watchReset(nil)
-	if err := caddy.Load(watchJSON(t, text), true); err != nil { // with a handler of events that fails: Caddy then logs their data
+	if err := LoadJSON(watchJSON(t, text)); err != nil { // with a handler of events that fails: Caddy then logs their data
 		t.Fatal(err)
 	}
 	streams := []*watchStream{c.followAdmin(""), c.follow("http://"+c.Addr+"/status?events", "")}

@@ -142,7 +142,7 @@ func TestFinding3AfterAFailedReloadTheAdminAPIAnswersFromTheGoodConfiguration(t 
 			bad = strings.Replace(bad, tt.old, tt.new, 1)
 			text, err := adaptText(bad)
 			if err == nil {
-				err = caddy.Load(text, true)
+				err = LoadJSON(text)
 			}
 			if err == nil {
 				t.Fatal("the bad configuration was loaded")
@@ -202,7 +202,7 @@ func TestFinding4AModuleObjectWithoutItsKeyGivesAnErrorWithoutSecrets(t *testing
 			if strings.Contains(cfg, `"sessions":{"t"`) { // keys and sessions once each
 				cfg = strings.Replace(cfg, `"sessions":{"s":{"issuer":`+issuerOK+`,"tokens":[`+tokensOK+`]}},`, "", 1)
 			}
-			err := caddy.Load([]byte(cfg), true)
+			err := LoadJSON([]byte(cfg))
 			if err == nil {
 				t.Fatal("it was loaded")
 			}
@@ -365,7 +365,7 @@ func TestFinding10SecretsGivenByPlaceholderAreShownNowhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := caddy.Load(adapted, true); err != nil {
+	if err := LoadJSON(adapted); err != nil {
 		t.Fatal(err)
 	}
 	if status, body := c.get("/whoami"); status != 200 {
@@ -393,7 +393,7 @@ func TestFinding10SecretsGivenByPlaceholderAreShownNowhere(t *testing.T) {
 	} {
 		bad, err := adaptText(strings.Replace(text, change[0], change[1], 1))
 		if err == nil {
-			err = caddy.Load(bad, true)
+			err = LoadJSON(bad)
 		}
 		if err == nil || len(hygFind([]byte(err.Error()), secrets)) > 0 {
 			t.Errorf("%s: %v", change[1], err)

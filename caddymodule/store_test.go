@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/sandbox"
 )
@@ -59,7 +57,7 @@ func TestAWrongStoreIsRefusedAtLoad(t *testing.T) {
 				"logging":{"logs":{"default":{"level":"DEBUG","writer":{"output":"file","filename":%q,"roll":false}}}},
 				"apps":{"token_refresh":{"state_dir":%q,%s,"sessions":{"s":{"issuer":{"kind":"bearer","url":"https://127.0.0.1:1/x"},"tokens":[{"from":"import"}]}}}}}`,
 				c.Admin, logs, filepath.Join(c.Dir, "state"), app)
-			err := caddy.Load([]byte(cfg), true)
+			err := LoadJSON([]byte(cfg))
 			if err == nil {
 				t.Fatal("it was loaded")
 			}

@@ -166,7 +166,7 @@ func TestEventsReachSubscribersAndFollowers(t *testing.T) {
 	app := ruleSession(issuer, rulePair(t, access, refresh), "reauthenticate off") +
 		fmt.Sprintf("\nsession back {\nissuer bearer %[1]s/User/RefreshToken {\nhold_off 1h\n}\ntokens login %[1]s/User/Login {\nusername demo\npassword demo\n}\n}", issuer)
 	text := watchJSON(t, c.caddyfile(ruleConfig{App: app, Site: "respond ok", LogFile: filepath.Join(c.Dir, "log")}))
-	if err := caddy.Load(text, true); err != nil {
+	if err := LoadJSON(text); err != nil {
 		t.Fatal(err)
 	}
 	ruleEventually(t, "pairs", func() bool { return ruleStatus(t, "s").Generation == 1 && ruleStatus(t, "back").Generation == 1 })
@@ -229,7 +229,7 @@ func TestEventsReachSubscribersAndFollowers(t *testing.T) {
 
 	// A reload ends the streams, so that the server before can end, and loses
 	// no event.
-	if err := caddy.Load(watchJSON(t, c.caddyfile(ruleConfig{App: app, Site: "respond again"})), true); err != nil {
+	if err := LoadJSON(watchJSON(t, c.caddyfile(ruleConfig{App: app, Site: "respond again"}))); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []*watchStream{stream, again, foreign} {
@@ -253,7 +253,7 @@ func TestASlowEventHandlerStopsNobody(t *testing.T) {
 	access, refresh := sb.Login()
 	c := ruleNew(t)
 	log := filepath.Join(c.Dir, "log")
-	if err := caddy.Load(watchJSON(t, c.caddyfile(ruleConfig{App: ruleSession(issuer, rulePair(t, access, refresh)), Site: "respond ok", LogFile: log})), true); err != nil {
+	if err := LoadJSON(watchJSON(t, c.caddyfile(ruleConfig{App: ruleSession(issuer, rulePair(t, access, refresh)), Site: "respond ok", LogFile: log}))); err != nil {
 		t.Fatal(err)
 	}
 	ruleEventually(t, "a pair", func() bool { return ruleStatus(t, "s").Generation == 1 })

@@ -390,6 +390,9 @@ func (a *actor) context() context.Context {
 func (a *actor) publish(eff effPublish) {
 	old := a.session.cur.Load()
 	snap := newSnapshot(eff.view, eff.token, a.state.sched.notAfter)
+	if old.header == snap.header {
+		snap.header = old.header // one copy
+	}
 	snap.owned = eff.owned
 	if eff.barred {
 		snap.bar()

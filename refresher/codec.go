@@ -34,6 +34,20 @@ func word[T ~uint64](c *codec, v *T) {
 	*v, c.bytes = T(binary.BigEndian.Uint64(c.bytes)), c.bytes[8:]
 }
 
+// flagged carries a number and a flag.
+func flagged(c *codec, v *uint64, flag *bool) {
+	if !c.reading {
+		both := *v << 1
+		if *flag {
+			both |= 1
+		}
+		c.bytes = binary.AppendUvarint(c.bytes, both)
+		return
+	}
+	both, size := binary.Uvarint(c.bytes)
+	*v, *flag, c.bytes = both>>1, both&1 == 1, c.bytes[size:]
+}
+
 func fraction(c *codec, v *float64) {
 	bits := math.Float64bits(*v)
 	word(c, &bits)
@@ -84,18 +98,47 @@ func flags(c *codec, all ...*bool) {
 
 // date carries a time of any year, and brings it back in the local zone.
 func date(c *codec, v *time.Time) {
-	var nanos int // and one more, so that zero is left for none
-	var seconds int64
-	if !v.IsZero() {
-		nanos, seconds = v.Nanosecond()+1, v.Unix()-c.last.Wall.Unix()
+	var none bool
+	c.moment(v, &none)
+}
+
+// moment carries a time, and a flag with it. What it writes is 0 for no time, 1
+// for one that follows in full, else what lies between it and the last one: in
+// milliseconds if it can be.
+func (c *codec) moment(v *time.Time, flag *bool) {
+	const none, full, near = 0, 1, 2
+	last := c.last.Wall
+	var code uint64
+	var seconds, nanos int64
+	if !c.reading {
+		code, seconds, nanos = full, v.Unix(), int64(v.Nanosecond())
+		if apart := seconds - last.Unix(); v.IsZero() {
+			code = none
+		} else if -1e8 < apart && apart < 1e8 {
+			since, unit := apart*1e9+nanos-int64(last.Nanosecond()), uint64(0)
+			if since%1e6 == 0 {
+				since, unit = since/1e6, 1
+			}
+			code = near + (uint64(since<<1^since>>63)<<1 | unit)
+		}
 	}
-	number(c, &nanos)
-	if nanos == 0 {
+	flagged(c, &code, flag)
+	if code == none {
 		return
 	}
-	number(c, &seconds)
+	if code == full {
+		number(c, &seconds)
+		number(c, &nanos)
+	}
 	if c.reading {
-		*v = time.Unix(c.last.Wall.Unix()+seconds, int64(nanos-1))
+		if code >= near {
+			zigzag, unit := (code-near)>>1, int64(1)
+			if (code-near)&1 == 1 {
+				unit = 1e6
+			}
+			seconds, nanos = last.Unix(), int64(last.Nanosecond())+(int64(zigzag>>1)^-int64(zigzag&1))*unit
+		}
+		*v = time.Unix(seconds, nanos)
 	}
 	c.last.Wall = *v
 }
@@ -104,15 +147,23 @@ func date(c *codec, v *time.Time) {
 // instant. Where they have not, or a sum overflows, it only takes more bytes.
 func (i *Instant) carry(c *codec) {
 	before := c.last
-	date(c, &i.Wall)
-	moved := time.Duration(0)
-	if !i.Wall.IsZero() {
-		moved = before.Boot + time.Duration(i.Wall.UnixNano()-before.Wall.UnixNano())
+	moved := func() time.Duration {
+		if i.Wall.IsZero() {
+			return 0
+		}
+		return before.Boot + time.Duration(i.Wall.UnixNano()-before.Wall.UnixNano())
 	}
-	apart := i.Boot - moved
-	number(c, &apart)
+	var apart time.Duration
+	if !c.reading {
+		apart = i.Boot - moved()
+	}
+	differs := apart != 0
+	c.moment(&i.Wall, &differs)
+	if differs {
+		number(c, &apart)
+	}
 	if c.reading {
-		i.Boot = moved + apart
+		i.Boot = moved() + apart
 	}
 	if !i.Wall.IsZero() {
 		c.last = *i

@@ -90,7 +90,7 @@ func (m *machine) committed() {
 // remember adds the attempt to the history.
 func (m *machine) remember(a Answer) {
 	r := Rotation{
-		At: m.now.Wall, Epoch: m.rec.Epoch, Generation: m.rec.Generation,
+		At: m.now.Wall.Truncate(time.Millisecond), Epoch: m.rec.Epoch, Generation: m.rec.Generation,
 		Outcome: a.Class.String(), Took: m.attempt.took(m.now),
 	}
 	if a.Err != nil {

@@ -19,7 +19,9 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 	here := m.rec.position()
 	found := m.read(names)
 	if !late && at.Boot >= f.sharedAt.Boot {
-		f.newest, f.garbage = found.newest, found.garbage
+		if f.newest = found.newest; m.stage != stageIdle { // whoever rotates sweeps
+			f.garbage = found.garbage
+		}
 		m.compareMarks(!f.opened)
 	}
 	m.sightIntents(found, late)

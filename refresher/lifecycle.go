@@ -137,7 +137,7 @@ func (m *machine) seeded(s seed) error {
 	}
 	m.adopt(s.pair, m.now, m.offset)
 	m.rec.History = appendBounded(m.rec.History, maxHistory, Rotation{
-		At: m.now.Wall, Epoch: m.rec.Epoch, Generation: 1, Outcome: s.source,
+		At: m.now.Wall.Truncate(time.Millisecond), Epoch: m.rec.Epoch, Generation: 1, Outcome: s.source,
 	})
 	m.born = Instant{}
 	if s.signsIn {

@@ -177,10 +177,10 @@ func (p *Pool) attachment() *attachment {
 	if cfg == nil {
 		return nil
 	}
-	return &attachment{Config{
+	return Config{
 		Policy: cfg.Policy, Issuer: cfg.Issuer, Keys: cfg.Keys,
 		Logger: cfg.Logger, Limiter: cfg.Limiter, Observe: cfg.Observe, Announcer: cfg.Announcer,
-	}}
+	}.attachment()
 }
 
 // Close ends the pool: exchanges under way are waited for and their outcome

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"go.uber.org/zap"
 
@@ -80,7 +82,44 @@ type Config struct {
 	Announcer Announcer
 }
 
-type attachment struct{ Config }
+// attachment is a Config, of which all but a session's own is kept once for many.
+type attachment struct {
+	*common
+	Sources []Source
+	Observe func(Note)
+}
+
+type common struct {
+	Policy    Policy
+	Issuer    Issuer
+	Keys      *journal.Keyring
+	Store     Store
+	Logger    *zap.Logger
+	Limiter   Limiter
+	Announcer Announcer
+}
+
+// newest is what the last attachment had in common with others. Sessions are
+// attached one after the other, so that it nearly always serves the next, too.
+var newest atomic.Pointer[weak.Pointer[common]]
+
+func (cfg Config) attachment() *attachment {
+	c := &common{cfg.Policy, cfg.Issuer, cfg.Keys, cfg.Store, cfg.Logger, cfg.Limiter, cfg.Announcer}
+	if c.Logger == nil {
+		c.Logger = silent
+	}
+	if !reflect.ValueOf(*c).Comparable() {
+		return &attachment{c, cfg.Sources, cfg.Observe}
+	}
+	if last := newest.Load(); last != nil {
+		if known := last.Value(); known != nil && *known == *c {
+			return &attachment{known, cfg.Sources, cfg.Observe}
+		}
+	}
+	w := weak.Make(c)
+	newest.Store(&w)
+	return &attachment{c, cfg.Sources, cfg.Observe}
+}
 
 // New makes a session. Nothing is read or started yet.
 func New(name string, opts Options) *Session {
@@ -110,10 +149,7 @@ func (s *Session) Name() string { return s.name }
 // cannot be used. Where another process holds the session, Attach succeeds and
 // the session waits for its turn.
 func (s *Session) Attach(cfg Config) (detach func(), err error) {
-	if cfg.Logger == nil {
-		cfg.Logger = silent
-	}
-	a := &attachment{cfg}
+	a := cfg.attachment()
 	s.attached.Lock()
 	defer s.attached.Unlock()
 	if s.attached.closed {

@@ -105,7 +105,7 @@ func loadOrCrash(d *simDisk) (j *Journal) {
 			panic(got)
 		}
 	}()
-	loaded, err := load("s", d.open)
+	loaded, err := load("", "s", d.open)
 	if err != nil {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"sync"
 	"syscall"
 )
@@ -49,15 +50,15 @@ type slot struct {
 // Journal is a two-slot journal, made by [Open]. Its methods are meant for one
 // goroutine at a time; a mutex guards against mistakes.
 type Journal struct {
-	mu     sync.Mutex
-	open   opener
-	base   string // of the slots' paths, see slotPaths
-	slots  [2]slot
-	newest int    // index of the slot with the newest record
-	seq    uint64 // its number; 0 is the genesis: nothing was ever acknowledged
-	both   bool   // both slots were valid when last read
-	torn   bool
-	fault  error // why the journal can be neither read nor written
+	mu        sync.Mutex
+	open      opener
+	dir, name string // of the slots, see slotPaths: not joined, as thousands have the first in common
+	slots     [2]slot
+	seq       uint64 // the number of the newest record; 0 is the genesis: nothing was ever acknowledged
+	fault     error  // why the journal can be neither read nor written
+	newest    int    // index of the slot with the newest record
+	both      bool   // both slots were valid when last read
+	torn      bool
 	// settled: the newest record is known to be on the disk and not only in the
 	// page cache, where a failed fsync of an earlier process may have left it.
 	settled bool
@@ -65,8 +66,8 @@ type Journal struct {
 }
 
 // load opens the slot files and reads them.
-func load(base string, open opener) (*Journal, error) {
-	j := &Journal{open: open, base: base}
+func load(dir, name string, open opener) (*Journal, error) {
+	j := &Journal{open: open, dir: dir, name: name}
 	if _, err := j.scan(); err != nil {
 		_ = j.Close()
 		return nil, err
@@ -280,7 +281,7 @@ func (j *Journal) store(i int, seq uint64, body []byte) error {
 	return errors.Join(err, j.reopen(i))
 }
 
-func (j *Journal) path(i int) string { return slotPaths(j.base)[i] }
+func (j *Journal) path(i int) string { return slotPaths(filepath.Join(j.dir, j.name))[i] }
 
 func (j *Journal) reopen(i int) error {
 	s := &j.slots[i]

@@ -12,7 +12,7 @@ import (
 
 func mustLoad(t *testing.T, d *simDisk) *Journal {
 	t.Helper()
-	j, err := load("s", d.open)
+	j, err := load("", "s", d.open)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestAnUnreadableSectorCountsAsTorn(t *testing.T) {
 		t.Error("the log would not tell")
 	}
 	d.onRead = func(string) error { return syscall.EACCES }
-	if _, err := load("s", d.open); !errors.Is(err, syscall.EACCES) || errors.Is(err, ErrDamaged) {
+	if _, err := load("", "s", d.open); !errors.Is(err, syscall.EACCES) || errors.Is(err, ErrDamaged) {
 		t.Errorf("another read error: %v", err)
 	}
 }
@@ -309,7 +309,7 @@ func TestALoadThatCannotOpenASlotFails(t *testing.T) {
 	} {
 		d := newSimDisk(t, 1)
 		inject(d)
-		if j, err := load("s", d.open); err == nil || j != nil {
+		if j, err := load("", "s", d.open); err == nil || j != nil {
 			t.Errorf("%s: error %v", name, err)
 		}
 		d.heal()

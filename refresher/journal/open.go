@@ -34,7 +34,7 @@ func Open(dir, name string) (*Journal, error) {
 	if err := syncDir(dir); err != nil {
 		return nil, fmt.Errorf("syncing directory %s: %w", dir, err)
 	}
-	return load(base, openSlot)
+	return load(dir, strings.ToLower(name), openSlot)
 }
 
 func basePath(dir, name string) (string, error) {

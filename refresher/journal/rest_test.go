@@ -9,7 +9,7 @@ import (
 func TestAJournalAtRestHoldsNoFileAndGoesOn(t *testing.T) {
 	d := newSimDisk(t, 1)
 	open := 0
-	j, err := load("s", func(path string) (file, error) {
+	j, err := load("", "s", func(path string) (file, error) {
 		f, err := d.open(path)
 		if err == nil {
 			open++
@@ -36,7 +36,7 @@ func TestAJournalAtRestHoldsNoFileAndGoesOn(t *testing.T) {
 func TestWithoutADescriptorNothingIsWritten(t *testing.T) {
 	d := newSimDisk(t, 1)
 	full := false
-	j, err := load("s", func(path string) (file, error) {
+	j, err := load("", "s", func(path string) (file, error) {
 		if full {
 			return nil, syscall.EMFILE
 		}
