@@ -149,6 +149,7 @@ func (m *machine) prepared(ev evPrepared) {
 		if advice := (*RetryError)(nil); errors.As(ev.err, &advice) {
 			a.RetryAfter = advice.After
 		}
+		m.remember(a) // on the disk with what changes next
 		m.failed(a)
 		return
 	}

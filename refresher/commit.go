@@ -1,6 +1,10 @@
 package refresher
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // rotated: the next pair is here.
 func (m *machine) rotated(a Answer) {
@@ -94,9 +98,23 @@ func (m *machine) remember(a Answer) {
 		Outcome: a.Class.String(), Took: m.attempt.took(m.now),
 	}
 	if a.Err != nil {
-		r.Error = a.Err.Error()
+		text := a.Err.Error()
+		r.Error = strings.ToValidUTF8(text[:min(len(text), maxErrorKept)], "")
+	}
+	if n := len(m.rec.History); n > 0 && a.Err != nil {
+		if last := m.rec.History[n-1]; r.repeats(last) {
+			r.Times = max(last.Times, 1) + 1
+			m.rec.History = append(slices.Clone(m.rec.History[:n-1]), r)
+			return
+		}
 	}
 	m.rec.History = appendBounded(m.rec.History, maxHistory, r)
+}
+
+// repeats reports whether an attempt came to the same as the one before it: an
+// outage is one entry, so that it leaves what was before to be seen.
+func (r Rotation) repeats(last Rotation) bool {
+	return r.Epoch == last.Epoch && r.Generation == last.Generation && r.Outcome == last.Outcome
 }
 
 // took is how long the exchange itself lasted until now; 0 if it was not sent.

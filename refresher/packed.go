@@ -115,19 +115,33 @@ func (r *record) carry(c *codec) {
 	text(c, &r.Detail)
 	list(c, &r.Seeds, word)
 	list(c, &r.Spent, word)
+	var before Rotation
 	list(c, &r.History, func(c *codec, h *Rotation) {
-		date(c, &h.At)
-		number(c, &h.Epoch)
-		number(c, &h.Generation)
-		text(c, &h.Outcome)
-		number(c, &h.Took)
-		text(c, &h.Error)
+		h.carry(c, before)
+		before = *h
 	})
 	text(c, &r.Kept)
 	text(c, &r.ID)
 	text(c, &r.RefreshID)
 	list(c, &r.Announce, carryAnnouncement)
 	list(c, &r.Owned, word)
+}
+
+// carry spends little on one that succeeded like the one before it.
+func (h *Rotation) carry(c *codec, before Rotation) {
+	usual := h.Epoch == before.Epoch && h.Generation == before.Generation+1 && h.Outcome == before.Outcome && h.Error == "" && h.Times == 0
+	c.moment(&h.At, &usual)
+	number(c, &h.Took)
+	switch {
+	case !usual:
+		number(c, &h.Epoch)
+		number(c, &h.Generation)
+		text(c, &h.Outcome)
+		text(c, &h.Error)
+		number(c, &h.Times)
+	case c.reading:
+		h.Epoch, h.Generation, h.Outcome = before.Epoch, before.Generation+1, before.Outcome
+	}
 }
 
 func carryIntent(c *codec, in *intent) {

@@ -16,6 +16,8 @@ const (
 	maxSeeds   = 256
 	maxSpent   = 1024
 	maxHistory = 16
+
+	maxErrorKept = 512 // bytes of an attempt's error
 )
 
 // record is all that is durable of a session: written as one sealed piece to
@@ -103,7 +105,7 @@ func (i *intent) youngerThan(d time.Duration, now Instant, bootID string) bool {
 	return age >= 0 && age < d
 }
 
-// Rotation is one exchange in a session's history.
+// Rotation is an attempt to exchange in a session's history.
 type Rotation struct {
 	At         time.Time     `json:"at"`
 	Epoch      uint64        `json:"epoch"`
@@ -111,6 +113,7 @@ type Rotation struct {
 	Outcome    string        `json:"outcome"`    // a class, or the kind of source
 	Took       time.Duration `json:"took_ns,omitempty"`
 	Error      string        `json:"error,omitempty"`
+	Times      int           `json:"times,omitempty"` // that it failed like this in a row, if more than once; the rest is the last's
 }
 
 // tokenHash recognises a refresh token: a keyed hash, cut to 64 bits.

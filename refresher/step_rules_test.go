@@ -895,3 +895,24 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 }
+
+func TestAnOutageIsOneEntryOfTheHistory(t *testing.T) {
+	r := seededRig(t, strict, time.Hour)
+	r.exchange(r.ok())
+	failures := 0
+	for range 5 {
+		r.pass(max(r.next(), 0))
+		if r.state.stage == stagePreparing {
+			r.step(evPrepared{attempt: r.state.attempt.id, err: errTest})
+			failures++
+		}
+	}
+	h := r.state.rec.History
+	if last := h[len(h)-1]; len(h) != 3 || failures < 2 || last.Outcome != ClassNotSent.String() || last.Times != failures || last.Error != errTest.Error() || last.Generation != 2 {
+		t.Errorf("after %d failures: %+v", failures, h)
+	}
+	r.exchange(r.ok())
+	if h := r.state.rec.History; len(h) != 4 || h[3].Outcome != "ok" || h[3].Times != 0 {
+		t.Errorf("after it: %+v", h)
+	}
+}

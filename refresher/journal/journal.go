@@ -56,7 +56,7 @@ type Journal struct {
 	slots     [2]slot
 	seq       uint64 // the number of the newest record; 0 is the genesis: nothing was ever acknowledged
 	fault     error  // why the journal can be neither read nor written
-	newest    int    // index of the slot with the newest record
+	newest    int8   // index of the slot with the newest record
 	both      bool   // both slots were valid when last read
 	torn      bool
 	// settled: the newest record is known to be on the disk and not only in the
@@ -135,13 +135,13 @@ func (j *Journal) Write(body []byte) error {
 	// The first body is written to both slots: from its acknowledgement on no
 	// genesis is left to which damage could fall back.
 	for first := j.seq == 0; ; first = false {
-		target := 1 - j.newest
+		target := 1 - int(j.newest)
 		j.slots[target].doubt = true
 		if err := j.store(target, j.seq+1, body); err != nil {
 			return err
 		}
 		j.slots[target].doubt = false
-		j.newest, j.seq = target, j.seq+1
+		j.newest, j.seq = int8(target), j.seq+1
 		if !first {
 			return nil
 		}
@@ -199,7 +199,7 @@ func (j *Journal) scan() (newest []byte, err error) {
 			j.torn = true
 		case slotValid:
 			if valid++; valid == 1 || seq > j.seq {
-				j.newest, j.seq, newest = i, seq, body
+				j.newest, j.seq, newest = int8(i), seq, body
 			}
 		}
 	}
@@ -233,7 +233,7 @@ func (j *Journal) settle() error {
 		err = j.fault
 	}
 	if err == nil && (j.both || j.seq == 0) {
-		err = j.store(j.newest, j.seq, body)
+		err = j.store(int(j.newest), j.seq, body)
 	}
 	j.settled = err == nil
 	return err

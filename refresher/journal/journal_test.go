@@ -261,7 +261,7 @@ func TestATornWriteAtEveryByteFallsBack(t *testing.T) {
 			mustWrite(t, j, fmt.Sprint("old body, which is longer ", i))
 			allowed = []string{fmt.Sprint("old body, which is longer ", i), "NEW STATE"}
 		}
-		target, image := 1-j.newest, encodeSlot(j.seq+1, []byte("NEW STATE"))
+		target, image := 1-int(j.newest), encodeSlot(j.seq+1, []byte("NEW STATE"))
 		before := bytes.Clone(base.image(target))
 		for cut := range headerSize + 60 {
 			torn := bytes.Clone(before)
