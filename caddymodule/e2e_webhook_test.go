@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"regexp"
@@ -278,12 +279,21 @@ func failingReceiver(t *testing.T) {
 }
 
 func originIsTold(t *testing.T) {
+	t.Run("of a request that is sent again", func(t *testing.T) { tellsOrigin(t, http.MethodGet, nil, 200) })
+	t.Run("of one that cannot be", func(t *testing.T) {
+		tellsOrigin(t, http.MethodPost, io.LimitReader(rand.NewChaCha8([32]byte{}), 8<<20), 401)
+	})
+}
+
+// tellsOrigin has the first call refused, and with want 200 sent again.
+func tellsOrigin(t *testing.T, method string, body io.Reader, want int) {
 	r := newReceiver(t, always(200))
 	b := newBench(t)
 	s := b.site(t, "origin", sandbox.Config{AccessLifetime: 20 * time.Minute})
 	refused := false
 	var mu sync.Mutex
-	s.extra.HandleFunc("/once", func(w http.ResponseWriter, _ *http.Request) {
+	s.extra.HandleFunc("/once", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
 		mu.Lock()
 		defer mu.Unlock()
 		if !refused {
@@ -295,11 +305,11 @@ func originIsTold(t *testing.T) {
 	c := b.spawn(t)
 	defer c.kill()
 	s.get200(t, 5*time.Second)
-	req := request(t.Context(), http.MethodGet, s.url("/once"), nil)
+	req := request(t.Context(), method, s.url("/once"), body)
 	req.Header.Set("User-Agent", "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36")
 	req.Header.Set("X-City", "Reykjavik")
 	a, err := send(b.client, req)
-	if err != nil || a.status != 200 {
+	if err != nil || a.status != want {
 		t.Fatalf("%v %v", a, err)
 	}
 	if !within(t.Context(), 10*time.Second, func() bool { return len(r.deliveries()) > 0 }) {

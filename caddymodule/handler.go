@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -237,10 +238,7 @@ func (h *Handler) run(a *attempt, pass refresher.Pass, next caddyhttp.Handler) e
 func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 	route := refresher.Route(a.orig.Method, a.path)
 	a.asked = true
-	ctx := a.orig.Context()
-	if len(h.app.Webhooks) > 0 {
-		ctx = refresher.WithOrigin(ctx, func() []byte { return h.app.origin(a.orig) })
-	}
+	ctx := a.context()
 	pass, ok, err := a.from.Unauthorized(ctx, a.pass, route)
 	var unavailable *refresher.Unavailable
 	switch {
@@ -258,7 +256,7 @@ func (h *Handler) unauthorized(a *attempt, next caddyhttp.Handler) error {
 	a.replayed = true
 	err = next.ServeHTTP(&a.rw, &a.out.req)
 	if a.rw.status == http.StatusUnauthorized {
-		a.from.NoteUnauthorized(pass, route, newer)
+		a.from.NoteUnauthorized(ctx, pass, route, newer)
 	}
 	h.count(a)
 	return err
@@ -401,6 +399,14 @@ func (a *attempt) close() {
 	a.pass.Settle()
 }
 
+// context is the request's, with what a webhook is to be told of it.
+func (a *attempt) context() context.Context {
+	if len(a.h.app.Webhooks) == 0 {
+		return a.orig.Context()
+	}
+	return refresher.WithOrigin(a.orig.Context(), func() []byte { return a.h.app.origin(a.orig) })
+}
+
 // answered is called once, when the upstream's answer begins.
 func (a *attempt) answered(status int) {
 	a.pass.Settle()
@@ -409,7 +415,7 @@ func (a *attempt) answered(status int) {
 	}
 	if status == http.StatusUnauthorized && !a.asked {
 		// It could not be sent again: those that come after shall fare better.
-		a.from.NoteUnauthorized(a.pass, refresher.Route(a.orig.Method, a.path), false)
+		a.from.NoteUnauthorized(a.context(), a.pass, refresher.Route(a.orig.Method, a.path), false)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 type tokens interface {
 	Enter(ctx context.Context, repeatable bool) (refresher.Pass, error)
 	Unauthorized(ctx context.Context, p refresher.Pass, route string) (refresher.Pass, bool, error)
-	NoteUnauthorized(p refresher.Pass, route string, again bool)
+	NoteUnauthorized(ctx context.Context, p refresher.Pass, route string, again bool)
 	Accepted(p refresher.Pass)
 }
 

@@ -64,7 +64,7 @@ func (c *crew) request(s *refresher.Session, repeatable bool) int {
 		return 200
 	}
 	if !repeatable {
-		s.NoteUnauthorized(p, "GET /", false)
+		s.NoteUnauthorized(context.Background(), p, "GET /", false)
 		return 401
 	}
 	next, again, err := s.Unauthorized(ctx, p, "GET /")
@@ -73,7 +73,7 @@ func (c *crew) request(s *refresher.Session, repeatable bool) int {
 	}
 	defer next.Settle()
 	if !c.issuer.accepts(next) {
-		s.NoteUnauthorized(next, "GET /", true)
+		s.NoteUnauthorized(context.Background(), next, "GET /", true)
 		return 401
 	}
 	return 200

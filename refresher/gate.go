@@ -362,9 +362,9 @@ func (s *Session) ask(ctx context.Context, p Pass, at Instant, route string) ver
 // NoteUnauthorized tells that the upstream answered 401 to p's token where the
 // caller gets that answer. again says that the request had been refused with an
 // older token before: then it is the route that refuses. Otherwise an exchange
-// may follow, for those that come after.
-func (s *Session) NoteUnauthorized(p Pass, route string, again bool) {
-	s.tell(evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, route: route, again: again})
+// may follow, for those that come after. ctx is looked at for [WithOrigin] only.
+func (s *Session) NoteUnauthorized(ctx context.Context, p Pass, route string, again bool) {
+	s.tell(evUnauthorized{epoch: p.snap.epoch, generation: p.snap.generation, route: route, again: again, origin: originOf(ctx)})
 }
 
 // Accepted tells that the upstream took p's token. It costs nothing unless the

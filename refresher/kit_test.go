@@ -214,7 +214,7 @@ func (k *kit) tryGet(path string) (int, error) {
 	}
 	defer next.Settle()
 	if status = k.send(path, next); status == 401 {
-		k.session.NoteUnauthorized(next, refresher.Route("GET", path), true)
+		k.session.NoteUnauthorized(context.Background(), next, refresher.Route("GET", path), true)
 	}
 	return status, nil
 }

@@ -160,7 +160,7 @@ func TestNobodyCanMakeASessionRotateAtWill(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.Settle()
-			m.NoteUnauthorized(p, fmt.Sprintf("POST /%d", i), false)
+			m.NoteUnauthorized(context.Background(), p, fmt.Sprintf("POST /%d", i), false)
 			k.await(time.Second)
 		}
 		if s := k.box.Stats(); s.Exchanges > 13 { // rotation.md 7.2

@@ -94,7 +94,7 @@ func (k *poolKit) call(token, path string, repeatable bool) int {
 	status := k.send(path, p)
 	if status != 401 || !repeatable {
 		if status == 401 {
-			m.NoteUnauthorized(p, refresher.Route("GET", path), false)
+			m.NoteUnauthorized(context.Background(), p, refresher.Route("GET", path), false)
 		}
 		return status
 	}
@@ -105,7 +105,7 @@ func (k *poolKit) call(token, path string, repeatable bool) int {
 	}
 	p = next
 	if status = k.send(path, p); status == 401 {
-		m.NoteUnauthorized(p, refresher.Route("GET", path), true)
+		m.NoteUnauthorized(context.Background(), p, refresher.Route("GET", path), true)
 	}
 	return status
 }

@@ -208,9 +208,9 @@ func (m Member) Unauthorized(ctx context.Context, p Pass, route string) (next Pa
 }
 
 // NoteUnauthorized is [Session.NoteUnauthorized].
-func (m Member) NoteUnauthorized(p Pass, route string, again bool) {
+func (m Member) NoteUnauthorized(ctx context.Context, p Pass, route string, again bool) {
 	if s, err := m.pool.liveSession(m.member); err == nil {
-		s.NoteUnauthorized(p, route, again)
+		s.NoteUnauthorized(ctx, p, route, again)
 	}
 }
 

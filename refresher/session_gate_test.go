@@ -58,7 +58,7 @@ func TestNoCallerSeesARotation(t *testing.T) {
 						continue
 					}
 					if !repeatable {
-						s.NoteUnauthorized(p, "GET /", false)
+						s.NoteUnauthorized(context.Background(), p, "GET /", false)
 						refused.Add(1)
 						continue
 					}
@@ -265,7 +265,7 @@ func Test401sOfTheUpstream(t *testing.T) {
 			t.Errorf("lag: %v, %v, %+v after %v", again, err, same, time.Since(began))
 		}
 		same.Settle()
-		s.NoteUnauthorized(same, "GET /", true)
+		s.NoteUnauthorized(context.Background(), same, "GET /", true)
 		time.Sleep(time.Minute)
 		if _, again, err := s.Unauthorized(t.Context(), same, "GET /"); again || err != nil || d.committed() != 1 {
 			t.Errorf("in quarantine: %v, %v", again, err)
@@ -288,7 +288,7 @@ func Test401sOfTheUpstream(t *testing.T) {
 					next, again, _ := s.Unauthorized(t.Context(), p, "GET /always401")
 					if again {
 						next.Settle()
-						s.NoteUnauthorized(next, "GET /always401", true)
+						s.NoteUnauthorized(context.Background(), next, "GET /always401", true)
 					}
 					time.Sleep(100 * time.Millisecond)
 				}
@@ -381,7 +381,7 @@ func TestASessionUnderRaces(t *testing.T) {
 					continue
 				}
 				if !d.accepts(p) {
-					s.NoteUnauthorized(p, fmt.Sprint("GET /", i), false)
+					s.NoteUnauthorized(context.Background(), p, fmt.Sprint("GET /", i), false)
 				} else {
 					s.Accepted(p)
 				}

@@ -46,7 +46,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	route := Route(r.Method, r.URL.Path)
 	if !repeatable {
-		t.session.NoteUnauthorized(pass, route, false)
+		t.session.NoteUnauthorized(r.Context(), pass, route, false)
 		return resp, nil
 	}
 	next, ok, err := t.session.Unauthorized(r.Context(), pass, route)
@@ -65,7 +65,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	newer := next.Generation() != pass.Generation() || next.Epoch() != pass.Epoch()
 	resp, err = t.send(r, body, &next)
 	if err == nil && resp.StatusCode == http.StatusUnauthorized {
-		t.session.NoteUnauthorized(next, route, newer)
+		t.session.NoteUnauthorized(r.Context(), next, route, newer)
 	}
 	return resp, err
 }
