@@ -146,7 +146,7 @@ func poolStress(t *testing.T, withhold string) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}, Timeout: 20 * time.Second}
 	defer client.CloseIdleConnections()
 	var calls, signIns atomic.Int64
-	until := time.Now().Add(10 * time.Second)
+	until := time.Now().Add(7 * time.Second)
 	newWanderer := func() *wanderer {
 		return &wanderer{t: t, base: "http://" + c.Addr, client: client, calls: &calls, rng: rand.New(rand.NewPCG(rand.Uint64(), 0))}
 	}

@@ -167,7 +167,11 @@ func FuzzStep(f *testing.F) {
 func TestRandomEvents(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	script := make([]byte, 300)
-	for range 1000 {
+	runs := 1000
+	if RaceDetector {
+		runs /= 5
+	}
+	for range runs {
 		for i := range script {
 			script[i] = byte(rng.Uint32())
 		}

@@ -16,7 +16,7 @@ func repacked(t *testing.T, s state) state {
 	s.pack().unpack(&back, s.env)
 	back.attempt.conn, back.pending, back.waiting, back.ending, back.fleet.held =
 		s.attempt.conn, s.pending, s.waiting, s.ending, s.fleet.held
-	if raceDetector {
+	if RaceDetector {
 		return back // to compare them takes long, and was done without
 	}
 	// Functions cannot be compared, and nothing tells nil from empty.

@@ -2,4 +2,4 @@
 
 package refresher
 
-const raceDetector = false
+const RaceDetector = false

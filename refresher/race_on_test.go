@@ -2,4 +2,4 @@
 
 package refresher
 
-const raceDetector = true
+const RaceDetector = true

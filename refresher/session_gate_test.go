@@ -20,8 +20,11 @@ var revoking = refresher.Profile{RevokesPrevious: true, NeedsAccess: true}
 // the current token: no caller sees a 401.
 func TestNoCallerSeesARotation(t *testing.T) {
 	rotations := 10_000
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		rotations = 500
+	case refresher.RaceDetector:
+		rotations = 2_000 // all of them take minutes
 	}
 	synctest.Test(t, func(t *testing.T) {
 		d := &double{profile: revoking, delay: 20 * time.Millisecond, life: 2 * time.Second}

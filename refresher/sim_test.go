@@ -119,7 +119,7 @@ func TestSimulation(t *testing.T) {
 		sum.add(t, seed)
 	}
 	count := uint64(*simSeeds)
-	if raceDetector {
+	if RaceDetector {
 		count /= 8 // it looks at the same code, slowly
 	}
 	until := time.Now().Add(*simFor)
@@ -183,7 +183,7 @@ func failedSeeds(t *testing.T) (seeds []uint64) {
 // TestSimulationSeesEachRuleMissing takes one rule out at a time: a simulation
 // that passes all the same would prove nothing.
 func TestSimulationSeesEachRuleMissing(t *testing.T) {
-	if raceDetector {
+	if RaceDetector {
 		t.Skip("run without the race detector: it takes too long")
 	}
 	for name, mut := range map[string]mutation{
