@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // reader turns outcomes of one endpoint into answers.
@@ -122,7 +123,7 @@ func status(o Outcome) string {
 // moved issuer.
 func redirectHost(h http.Header) string {
 	u, err := url.Parse(h.Get("Location"))
-	if err != nil || u.Host == "" || len(u.Host) > 255 || !hostSafe(u.Host) {
+	if err != nil || u.Host == "" || len(u.Host) > 255 || !endpoint.HostSafe(u.Host) {
 		return ""
 	}
 	return " to " + u.Host

@@ -11,6 +11,7 @@ import (
 	"net/url"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // BearerConfig describes an issuer that is asked with the current access token
@@ -69,7 +70,7 @@ type Bearer struct {
 // NewBearer checks a configuration; nothing is dialled. Its error names what is
 // wrong and repeats no secret.
 func NewBearer(cfg BearerConfig) (*Bearer, error) {
-	u, err := checkURL(cfg.URL, cfg.InsecureHTTP)
+	u, err := endpoint.Parse(cfg.URL, cfg.InsecureHTTP)
 	if err != nil {
 		return nil, err
 	}

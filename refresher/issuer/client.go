@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/url"
 	"time"
+
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // DefaultTimeout bounds connecting and, separately, an exchange where the
@@ -45,6 +47,18 @@ func (c *Client) Prepare(ctx context.Context, u *url.URL) (*Conn, error) {
 		return nil, err
 	}
 	return &Conn{client: c, url: u, link: l}, nil
+}
+
+func (c *Client) dial(ctx context.Context, u *url.URL) (net.Conn, error) {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	dial := c.Dial
+	if dial == nil {
+		dial = endpoint.Dialer(u, c.InsecureHTTP)
+	}
+	return dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 }
 
 func (c *Client) timeout() time.Duration {

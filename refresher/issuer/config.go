@@ -1,79 +1,13 @@
 package issuer
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
-
-// checkURL reads the URL of an endpoint that is sent secrets: https, or http to
-// this machine, or http anywhere where insecure allows it. Its errors do not
-// repeat the URL: a password could stand in it.
-func checkURL(text string, insecure bool) (*url.URL, error) {
-	if text == "" {
-		return nil, errors.New("the URL is missing")
-	}
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, errors.New("the URL cannot be read")
-	}
-	switch {
-	case u.Scheme != "https" && u.Scheme != "http":
-		return nil, errors.New("the URL must begin with https://")
-	case u.User != nil:
-		return nil, errors.New("the URL holds a user name, which would show in logs")
-	case u.Fragment != "" || strings.HasSuffix(text, "#"):
-		return nil, errors.New("the URL has a fragment, which is never sent")
-	case u.Hostname() == "":
-		return nil, errors.New("the URL has no host")
-	case !hostSafe(u.Host):
-		return nil, errors.New("the URL's host holds characters that no host name has (international names in their xn-- form)")
-	case !portValid(u):
-		return nil, errors.New("the URL's port is not one")
-	case u.Scheme == "http" && !insecure && !loopback(u.Hostname()):
-		return nil, fmt.Errorf("%s: plain http would send tokens readable over the network", u.Host)
-	}
-	return u, nil
-}
-
-func portValid(u *url.URL) bool {
-	if strings.HasSuffix(u.Host, ":") {
-		return false
-	}
-	if u.Port() == "" {
-		return true
-	}
-	n, err := strconv.ParseUint(u.Port(), 10, 16)
-	return err == nil && n > 0
-}
-
-func loopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
-}
-
-// hostSafe reports whether text looks like a host with or without a port.
-func hostSafe(text string) bool {
-	for i := range len(text) {
-		switch c := text[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		case strings.IndexByte(".-_:[]", c) >= 0:
-		default:
-			return false
-		}
-	}
-	return true
-}
 
 // ours are the fields that belong to the connection or to this package. A
 // configured Accept-Encoding, say, would make every answer unusable.

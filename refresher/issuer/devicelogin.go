@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // Bounds of what an issuer may say about a device's login.
@@ -117,11 +118,11 @@ func (l *DeviceLogin) read(body refresher.Secret, insecure bool) error {
 		return errors.New("it holds no user_code that can be shown")
 	}
 	l.code = refresher.NewSecret(code)
-	if _, err := checkURL(l.VerificationURI, insecure); err != nil {
+	if _, err := endpoint.Parse(l.VerificationURI, insecure); err != nil {
 		return fmt.Errorf("its verification_uri: %w", err)
 	}
 	if l.VerificationURIComplete != "" {
-		if _, err := checkURL(l.VerificationURIComplete, insecure); err != nil {
+		if _, err := endpoint.Parse(l.VerificationURIComplete, insecure); err != nil {
 			l.VerificationURIComplete = "" // the other will do
 		}
 	}

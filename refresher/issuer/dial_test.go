@@ -15,53 +15,18 @@ import (
 	"testing"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
-
-func TestWhichAddressesAreDialled(t *testing.T) {
-	tests := []struct {
-		name, address string
-		any           error // where plain http may leave the machine, and with https
-		plain         error // plain http
-	}{
-		{"a public address", "203.0.113.7:443", nil, errNotLoopback},
-		{"a private address", "10.0.0.1:443", nil, errNotLoopback},
-		{"a public IPv6 address", "[2001:db8::1]:443", nil, errNotLoopback},
-		{"loopback", "127.0.0.53:80", nil, nil},
-		{"IPv6 loopback", "[::1]:80", nil, nil},
-		{"IPv4 loopback in IPv6 form", "[::ffff:127.0.0.1]:80", nil, nil},
-		{"the metadata service", "169.254.169.254:80", errForbiddenAddress, errForbiddenAddress},
-		{"the metadata service in IPv6 form", "[::ffff:169.254.169.254]:80", errForbiddenAddress, errForbiddenAddress},
-		{"the metadata service of EC2", "[fd00:ec2::254]:80", errForbiddenAddress, errForbiddenAddress},
-		{"its neighbour", "[fd00:ec2::255]:80", nil, errNotLoopback},
-		{"link-local", "169.254.0.1:80", errForbiddenAddress, errForbiddenAddress},
-		{"link-local IPv6", "[fe80::1]:80", errForbiddenAddress, errForbiddenAddress},
-		{"link-local IPv6 with a zone", "[fe80::1%eth0]:80", errForbiddenAddress, errForbiddenAddress},
-		{"the end of link-local IPv6", "[febf::1]:80", errForbiddenAddress, errForbiddenAddress},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if err := checkAddress(tt.address, false); !errors.Is(err, tt.any) {
-				t.Errorf("any: %v, want %v", err, tt.any)
-			}
-			if err := checkAddress(tt.address, true); !errors.Is(err, tt.plain) {
-				t.Errorf("plain: %v, want %v", err, tt.plain)
-			}
-		})
-	}
-	if checkAddress("nonsense", false) == nil {
-		t.Error("an address that cannot be read is dialled")
-	}
-}
 
 // The check sits in the dialer, behind name resolution: nothing leaves.
 func TestTheDialerRefusesTheMetadataService(t *testing.T) {
 	c := &Client{InsecureHTTP: true}
 	_, err := c.Prepare(context.Background(), &url.URL{Scheme: "http", Host: "169.254.169.254"})
-	if !errors.Is(err, errForbiddenAddress) {
+	if !errors.Is(err, endpoint.ErrForbidden) {
 		t.Fatalf("got %v", err)
 	}
 	_, err = (&Client{}).Prepare(context.Background(), &url.URL{Scheme: "http", Host: "203.0.113.7"})
-	if !errors.Is(err, errNotLoopback) {
+	if !errors.Is(err, endpoint.ErrNotLoopback) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // FusionAuthConfig describes a FusionAuth server's own refresh call
@@ -56,7 +57,7 @@ type FusionAuth struct {
 // NewFusionAuth checks a configuration; nothing is dialled. Its error names what
 // is wrong and repeats no secret.
 func NewFusionAuth(cfg FusionAuthConfig) (*FusionAuth, error) {
-	base, err := checkURL(cfg.URL, cfg.InsecureHTTP)
+	base, err := endpoint.Parse(cfg.URL, cfg.InsecureHTTP)
 	if err != nil {
 		return nil, err
 	}

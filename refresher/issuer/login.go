@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // LoginConfig describes a call that signs in and answers a pair (7G's
@@ -64,7 +65,7 @@ type Login struct {
 // NewLogin checks a configuration; nothing is dialled. Its error names what is
 // wrong and repeats no secret.
 func NewLogin(cfg LoginConfig) (*Login, error) {
-	u, err := checkURL(cfg.URL, cfg.InsecureHTTP)
+	u, err := endpoint.Parse(cfg.URL, cfg.InsecureHTTP)
 	if err != nil {
 		return nil, err
 	}

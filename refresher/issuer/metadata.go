@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // metadata is what is known of an authorization server's endpoints.
@@ -17,13 +18,13 @@ type metadata struct {
 	revoke *url.URL // RFC 7009; nil: none
 
 	// Where people sign in, which exchanges do without.
-	authorize endpoint // RFC 6749 section 3.1
-	device    endpoint // RFC 8628 section 3.1
-	namesSelf bool     // answers to a login say which issuer they are from (RFC 9207 section 3)
+	authorize optionalURL // RFC 6749 section 3.1
+	device    optionalURL // RFC 8628 section 3.1
+	namesSelf bool        // answers to a login say which issuer they are from (RFC 9207 section 3)
 }
 
-// endpoint is one that may be missing, or that may not be used.
-type endpoint struct {
+// optionalURL is an endpoint that may be missing, or that may not be used.
+type optionalURL struct {
 	url *url.URL
 	err error // why there is none; nil: none is named
 }
@@ -93,7 +94,7 @@ func endpointOf(raw json.RawMessage, issuer *url.URL) (*url.URL, error) {
 	if json.Unmarshal(raw, &text) != nil {
 		return nil, errors.New("it is not a string")
 	}
-	u, err := checkURL(text, true) // plain http only where the issuer is, see below
+	u, err := endpoint.Parse(text, true) // plain http only where the issuer is, see below
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // OAuth2Config describes a token endpoint after RFC 6749 section 6. TokenURL or
@@ -135,14 +136,14 @@ func (o *OAuth2) locate(c OAuth2Config) error {
 		if e.text == "" {
 			continue
 		}
-		u, err := checkURL(e.text, c.InsecureHTTP)
+		u, err := endpoint.Parse(e.text, c.InsecureHTTP)
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.option, err)
 		}
 		*e.to = u
 	}
 	if c.TokenURL != "" {
-		u, err := checkURL(c.TokenURL, c.InsecureHTTP)
+		u, err := endpoint.Parse(c.TokenURL, c.InsecureHTTP)
 		if err != nil {
 			return err
 		}
@@ -152,7 +153,7 @@ func (o *OAuth2) locate(c OAuth2Config) error {
 		o.fixed.token, o.name = u, "oauth2 "+place(u)
 		return nil
 	}
-	u, err := checkURL(c.Issuer, c.InsecureHTTP)
+	u, err := endpoint.Parse(c.Issuer, c.InsecureHTTP)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func granted(a refresher.Answer) (refresher.Pair, error) {
 }
 
 // or says why there is no endpoint.
-func (e endpoint) or(what, option string) error {
+func (e optionalURL) or(what, option string) error {
 	switch {
 	case e.err != nil:
 		return fmt.Errorf("the issuer's %s cannot be used: %w; %s names another", what, e.err, option)

@@ -13,6 +13,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // FuzzParse: no body crashes the parser, and what it takes encoding/json takes,
@@ -151,7 +152,7 @@ func FuzzCheckURL(f *testing.F) {
 	f.Add("https://a.example/x?y=z")
 	f.Add("http://user:password@127.0.0.1/")
 	f.Fuzz(func(t *testing.T, text string) {
-		u, err := checkURL(text, false)
+		u, err := endpoint.Parse(text, false)
 		if err != nil {
 			return
 		}
@@ -159,7 +160,7 @@ func FuzzCheckURL(f *testing.F) {
 		if err != nil || again.Host != u.Host || again.User != nil {
 			t.Errorf("%q became %v, %v", text, again, err)
 		}
-		if u.Scheme != "https" && !loopback(u.Hostname()) || strings.Contains(text, "#") && u.Fragment != "" {
+		if u.Scheme != "https" && !endpoint.Loopback(u.Hostname()) || strings.Contains(text, "#") && u.Fragment != "" {
 			t.Errorf("%q was taken", text)
 		}
 	})

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 // Defaults of a [HookConfig].
@@ -108,7 +109,7 @@ var ours = []string{
 // NewHook checks a configuration. Nothing is dialled. Its errors repeat no value
 // that can be secret.
 func NewHook(cfg HookConfig) (*Hook, error) {
-	u, err := checkURL(cfg.URL, cfg.InsecureHTTP)
+	u, err := endpoint.Parse(cfg.URL, cfg.InsecureHTTP)
 	if err != nil {
 		return nil, err
 	}

@@ -14,12 +14,14 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 var hmacSecret = refresher.NewSecret("0123456789abcdef0123456789abcdef")
@@ -164,15 +166,19 @@ func TestAHookThatCannotBeIsRefused(t *testing.T) {
 }
 
 func TestOnlyLoopbackIsDialledInPlainHTTPAndMetadataNever(t *testing.T) {
-	for address, loopbackOnly := range map[string]bool{
-		"169.254.169.254:80": false, "[fe80::1]:80": false, "[fd00:ec2::254]:80": false, "192.0.2.1:80": true,
+	for text, want := range map[string]error{
+		"https://169.254.169.254/": endpoint.ErrForbidden, "http://192.0.2.1/": endpoint.ErrNotLoopback,
 	} {
-		conn, err := carefulDialer(loopbackOnly)(t.Context(), "tcp", address)
-		if err == nil {
-			_ = conn.Close()
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if !errors.Is(err, errForbiddenAddress) && !errors.Is(err, errNotLoopback) {
-			t.Errorf("%s: %v", address, err)
+		resp, err := newClient(u, nil, false, nil).Get(text)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

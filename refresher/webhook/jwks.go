@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/endpoint"
 )
 
 const (
@@ -78,7 +79,7 @@ func ParseJWKS(text []byte) (*JWKS, error) {
 
 // NewJWKS names a key set to be fetched. Nothing is fetched yet.
 func NewJWKS(cfg JWKSConfig) (*JWKS, error) {
-	u, err := checkURL(cfg.URL, cfg.InsecureHTTP)
+	u, err := endpoint.Parse(cfg.URL, cfg.InsecureHTTP)
 	if err != nil {
 		return nil, fmt.Errorf("jwks: %w", err)
 	}
