@@ -46,7 +46,9 @@ type IssuerOptions struct {
 	ReuseInterval caddy.Duration `json:"reuse_interval,omitempty"`
 
 	// What a spent refresh token gets within the interval: the `same` successor
-	// (default) or a `new` one.
+	// (default) or a `new` one. Both are dealt with alike: what is answered last
+	// is used, and nothing is asked twice at once. It tells the sandbox what to
+	// play, and readers what to expect.
 	ReuseAnswer string `json:"reuse_answer,omitempty"`
 
 	// How long a refresh token lives that is not used. A pair is exchanged after
