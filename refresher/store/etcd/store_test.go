@@ -3,9 +3,6 @@
 package etcdstore
 
 import (
-	"context"
-	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -34,43 +31,6 @@ func open(t *testing.T, c Config) *Store {
 	return s
 }
 
-// eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never holds that %s", what)
-		}
-	}
-}
-
-func works(s *Store) func() bool {
-	return func() bool {
-		_, err := s.List(context.Background(), "s")
-		return err == nil
-	}
-}
-
-// wantFailures calls every method and wants errors that say something.
-func wantFailures(t *testing.T, s *Store, says string) {
-	t.Helper()
-	ctx := t.Context()
-	_, errList := s.List(ctx, "s")
-	_, errGet := s.Get(ctx, "s", "a")
-	_, errLock := s.Lock(ctx, "s")
-	for what, err := range map[string]error{
-		"List": errList, "Get": errGet, "Lock": errLock,
-		"Create": s.Create(ctx, "s", "a", nil), "Delete": s.Delete(ctx, "s", "a"),
-	} {
-		if err == nil || !strings.Contains(err.Error(), says) || errors.Is(err, refresher.ErrNotStored) || errors.Is(err, refresher.ErrStored) {
-			t.Errorf("%s: %v, want that it says %q", what, err, says)
-		}
-		if err != nil && strings.Contains(err.Error(), "canary") {
-			t.Errorf("%s: the error tells the password: %v", what, err)
-		}
-	}
-}
-
 func TestEtcd(t *testing.T) {
 	server := servers.StartEtcd(t)
 	storetest.Run(t, func(t *testing.T) refresher.Store {
@@ -87,17 +47,17 @@ func TestAnEtcdThatIsDownAndComesBack(t *testing.T) {
 	t.Parallel()
 	server := servers.StartEtcd(t)
 	s := open(t, Config{Endpoints: []string{server.Endpoint}, Timeout: 300 * time.Millisecond})
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	if err := s.Create(t.Context(), "s", "a", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 	woken := make(chan struct{}, 100)
 	defer s.Watch("s", func() { woken <- struct{}{} })()
 	server.Kill()
-	wantFailures(t, s, "etcd: ")
+	storetest.WantFailures(t, s, "etcd: ")
 	server.Start()
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	if value, err := s.Get(t.Context(), "s", "a"); err != nil || string(value) != "x" {
 		t.Errorf("what was acknowledged before a kill: %q, %v", value, err)
 	}
@@ -109,7 +69,7 @@ func TestAnEtcdThatIsDownAndComesBack(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the watcher is not woken")
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 }
 
 func TestAnEtcdWithAPasswordThatIsDownAtTheStart(t *testing.T) {
@@ -147,11 +107,11 @@ func TestAnEtcdWithAPasswordThatIsDownAtTheStart(t *testing.T) {
 	if d := time.Since(begin); d > 100*time.Millisecond {
 		t.Errorf("Open took %v", d)
 	}
-	if works(s)() {
+	if storetest.Works(s)() {
 		t.Error("it works although etcd is down")
 	}
 	server.Start()
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	if err := s.Create(ctx, "s", "a", []byte("x")); err != nil {
 		t.Error(err)
 	}
@@ -163,28 +123,28 @@ func TestAnEtcdWithAPasswordThatIsDownAtTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 
 	c.Password = "wrong-canary"
-	wantFailures(t, open(t, c), "invalid user ID or password")
+	storetest.WantFailures(t, open(t, c), "invalid user ID or password")
 }
 
 func TestAFrozenEtcdTakesNoLongerThanTheTimeoutAndIsNotReliedUpon(t *testing.T) {
 	t.Parallel()
 	server := servers.StartEtcd(t)
 	s := open(t, Config{Endpoints: []string{server.Endpoint}, Timeout: 200 * time.Millisecond})
-	eventually(t, "it pushes", s.Pushes)
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	server.Pause()
 	begin := time.Now()
 	_, err := s.List(t.Context(), "s")
 	if d := time.Since(begin); err == nil || d > time.Second {
 		t.Errorf("after %v: %v", d, err)
 	}
-	eventually(t, "it does not push", func() bool { return !s.Pushes() })
+	storetest.Eventually(t, "it does not push", func() bool { return !s.Pushes() })
 	server.Resume()
-	eventually(t, "it works", works(s))
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it works", storetest.Works(s))
+	storetest.Eventually(t, "it pushes", s.Pushes)
 }
 
 // Before it looked at the revision, the watch waited for the old one to come
@@ -198,7 +158,7 @@ func TestAnEtcdThatLostItsDataIsWatchedAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 	server.Stop()
 	server.Wipe()
 	woken := make(chan struct{}, 100)
@@ -212,7 +172,7 @@ func TestAnEtcdThatLostItsDataIsWatchedAnew(t *testing.T) {
 	if names, err := s.List(t.Context(), "s"); err != nil || len(names) != 0 {
 		t.Errorf("%q, %v", names, err)
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 	for len(woken) > 0 {
 		<-woken
 	}

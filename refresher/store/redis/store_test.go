@@ -3,8 +3,6 @@
 package redisstore
 
 import (
-	"context"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -33,40 +31,6 @@ func open(t *testing.T, c Config) *Store {
 		}
 	})
 	return s
-}
-
-// eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never holds that %s", what)
-		}
-	}
-}
-
-func works(s *Store) func() bool {
-	return func() bool {
-		_, err := s.List(context.Background(), "s")
-		return err == nil
-	}
-}
-
-// wantFailures calls every method and wants errors that say something.
-func wantFailures(t *testing.T, s *Store, says string) {
-	t.Helper()
-	ctx := t.Context()
-	_, errList := s.List(ctx, "s")
-	_, errGet := s.Get(ctx, "s", "a")
-	_, errLock := s.Lock(ctx, "s")
-	for what, err := range map[string]error{
-		"List": errList, "Get": errGet, "Lock": errLock,
-		"Create": s.Create(ctx, "s", "a", nil), "Delete": s.Delete(ctx, "s", "a"),
-	} {
-		if err == nil || !strings.Contains(err.Error(), says) || errors.Is(err, refresher.ErrNotStored) || errors.Is(err, refresher.ErrStored) {
-			t.Errorf("%s: %v, want that it says %q", what, err, says)
-		}
-	}
 }
 
 func conformance(t *testing.T, c Config, options ...storetest.Option) {
@@ -105,16 +69,16 @@ func TestTLSAndAnACLUserWithNoMoreThanWhatIsDocumented(t *testing.T) {
 	conformance(t, c, storetest.Rounds(20, time.Second))
 
 	c.Password = "wrong-canary"
-	wantFailures(t, open(t, c), "WRONGPASS")
+	storetest.WantFailures(t, open(t, c), "WRONGPASS")
 	c.URL, c.Username, c.Password = "rediss://tr:url-canary@"+server.TLSAddr, "", ""
 	s := open(t, c)
-	wantFailures(t, s, "WRONGPASS")
+	storetest.WantFailures(t, s, "WRONGPASS")
 	_, err := s.List(t.Context(), "s")
 	if strings.Contains(err.Error(), "canary") {
 		t.Errorf("the error tells the password: %v", err)
 	}
 	c.URL, c.TLS = "rediss://tr:secret-canary@"+server.TLSAddr, nil
-	wantFailures(t, open(t, c), "certificate")
+	storetest.WantFailures(t, open(t, c), "certificate")
 }
 
 func TestAServerThatIsDownAndComesBack(t *testing.T) {
@@ -123,26 +87,26 @@ func TestAServerThatIsDownAndComesBack(t *testing.T) {
 	if err := s.Create(t.Context(), "s", "a", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 	server.Kill()
-	wantFailures(t, s, "refused")
-	eventually(t, "it does not push", func() bool { return !s.Pushes() })
+	storetest.WantFailures(t, s, "refused")
+	storetest.Eventually(t, "it does not push", func() bool { return !s.Pushes() })
 	server.Start()
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	if value, err := s.Get(t.Context(), "s", "a"); err != nil || string(value) != "x" {
 		t.Errorf("what was acknowledged before a kill: %q, %v", value, err)
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 }
 
 func TestAServerThatIsDownAtTheStart(t *testing.T) {
 	server := servers.StartRedis(t, servers.RedisOptions{})
 	server.Stop()
 	s := open(t, Config{URL: "redis://" + server.Addr})
-	wantFailures(t, s, "refused")
+	storetest.WantFailures(t, s, "refused")
 	server.Start()
-	eventually(t, "it works", works(s))
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it works", storetest.Works(s))
+	storetest.Eventually(t, "it pushes", s.Pushes)
 }
 
 func TestARestartWithoutPersistenceLosesAllAndWakesTheWatchers(t *testing.T) {
@@ -152,11 +116,11 @@ func TestARestartWithoutPersistenceLosesAllAndWakesTheWatchers(t *testing.T) {
 	if err := s.Create(t.Context(), "s", "a", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it warns", func() bool { return logs.FilterMessageSnippet("a restart loses").Len() == 1 })
+	storetest.Eventually(t, "it warns", func() bool { return logs.FilterMessageSnippet("a restart loses").Len() == 1 })
 	woken := make(chan struct{}, 100)
 	defer s.Watch("s", func() { woken <- struct{}{} })()
 	server.Stop()
-	eventually(t, "it does not push", func() bool { return !s.Pushes() })
+	storetest.Eventually(t, "it does not push", func() bool { return !s.Pushes() })
 	for len(woken) > 0 {
 		<-woken
 	}
@@ -177,7 +141,7 @@ func TestARestartWithoutPersistenceLosesAllAndWakesTheWatchers(t *testing.T) {
 func TestAFrozenServerTakesNoLongerThanTheTimeout(t *testing.T) {
 	server := servers.StartRedis(t, servers.RedisOptions{})
 	s := open(t, Config{URL: "redis://" + server.Addr, Timeout: 200 * time.Millisecond})
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	server.Pause()
 	begin := time.Now()
 	_, err := s.List(t.Context(), "s")
@@ -185,35 +149,35 @@ func TestAFrozenServerTakesNoLongerThanTheTimeout(t *testing.T) {
 		t.Errorf("after %v: %v", d, err)
 	}
 	server.Resume()
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 }
 
 func TestAReplicaIsRefused(t *testing.T) {
 	primary := servers.StartRedis(t, servers.RedisOptions{})
 	replica := servers.StartRedis(t, servers.RedisOptions{ReplicaOf: primary})
 	writable := servers.StartRedis(t, servers.RedisOptions{ReplicaOf: primary, Args: []string{"--replica-read-only", "no"}})
-	wantFailures(t, open(t, Config{URL: "redis://" + replica.Addr}), "name the primary")
-	wantFailures(t, open(t, Config{URL: "redis://" + writable.Addr}), "name the primary")
+	storetest.WantFailures(t, open(t, Config{URL: "redis://" + replica.Addr}), "name the primary")
+	storetest.WantFailures(t, open(t, Config{URL: "redis://" + writable.Addr}), "name the primary")
 
 	// A primary that becomes a replica keeps its connections.
 	s := open(t, Config{URL: "redis://" + primary.Addr})
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	host, port, _ := strings.Cut(writable.Addr, ":")
 	writable.Do(t, "REPLICAOF", "NO", "ONE")
 	primary.Do(t, "REPLICAOF", host, port)
-	wantFailures(t, s, "name the primary")
+	storetest.WantFailures(t, s, "name the primary")
 	primary.Do(t, "REPLICAOF", "NO", "ONE")
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 }
 
 func TestAnIsolatedPrimaryRefusesReadsWhereItMust(t *testing.T) {
 	primary := servers.StartRedis(t, servers.RedisOptions{Args: []string{"--min-replicas-to-write", "1", "--min-replicas-max-lag", "1"}})
 	replica := servers.StartRedis(t, servers.RedisOptions{ReplicaOf: primary})
 	s := open(t, Config{URL: "redis://" + primary.Addr})
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	replica.Kill()
-	eventually(t, "it refuses", func() bool { return !works(s)() })
-	wantFailures(t, s, "NOREPLICAS")
+	storetest.Eventually(t, "it refuses", func() bool { return !storetest.Works(s)() })
+	storetest.WantFailures(t, s, "NOREPLICAS")
 }
 
 func TestSentinelLeadsToTheNewPrimary(t *testing.T) {
@@ -225,20 +189,20 @@ func TestSentinelLeadsToTheNewPrimary(t *testing.T) {
 	if err := s.Create(t.Context(), "s", "a", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 	replica.Await(t, "1", "EXISTS", "token_refresh:{s}")
 	primary.Kill()
-	eventually(t, "it works", works(s))
+	storetest.Eventually(t, "it works", storetest.Works(s))
 	if value, err := s.Get(t.Context(), "s", "a"); err != nil || string(value) != "x" {
 		t.Errorf("what the replica had: %q, %v", value, err)
 	}
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 }
 
 func TestNewsThatTheServerRefusesAreNotReliedUpon(t *testing.T) {
 	server := servers.StartRedis(t, servers.RedisOptions{})
 	s := open(t, Config{URL: "redis://" + server.Addr})
-	eventually(t, "it pushes", s.Pushes)
+	storetest.Eventually(t, "it pushes", s.Pushes)
 	server.Do(t, "ACL", "SETUSER", "default", "-publish")
 	if err := s.Create(t.Context(), "s", "a", nil); err != nil {
 		t.Fatal(err)
