@@ -55,6 +55,7 @@ type fleet struct {
 	restored      Instant // when ours was last found missing
 	regressed     bool    // it is missing
 	rest          Instant // no attempt before this: one was just withdrawn
+	spread        Instant // when it was last told that clocks differ
 
 	locked bool
 	owned  string // the intent of the attempt under way

@@ -293,3 +293,36 @@ func TestAnOperatorAsksWhileAnotherInstanceExchanges(t *testing.T) {
 		}
 	})
 }
+
+func TestClocksThatDifferInAFleetAreToldOnceAnHour(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ahead time.Duration // the other's clock
+		told  bool
+	}{
+		"as they should be": {300 * time.Millisecond, false},
+		"one ahead":         {2 * time.Second, true},
+		"one far behind":    {-time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := fleetRig(t, strict, time.Hour)
+			for range 3 {
+				r.pass(6 * time.Second)
+				r.lists()
+				rec := r.successor()
+				rec.Received = rec.Received.Add(tt.ahead)
+				r.pass(6 * time.Second)
+				rec.Age = 6 * time.Second
+				r.step(evAsked{at: r.now, names: []string{rec.position().name()}})
+				r.step(evRead{name: rec.position().name(), rec: rec})
+			}
+			r.wantGeneration(4)
+			found := r.notes(NoteClockSpread)
+			if told := len(found) == 1; told != tt.told || len(found) > 1 {
+				t.Errorf("told %d times", len(found))
+			}
+			if tt.told && (found[0].Took > 0) != (tt.ahead > 0) {
+				t.Errorf("by %v", found[0].Took)
+			}
+		})
+	}
+}

@@ -117,6 +117,7 @@ func (m *machine) join(rec *record) {
 			return
 		}
 	}
+	m.compareClocks(rec)
 	// What this one has yet to tell goes on; what the other tells, it tells.
 	own, others := announcementsAfter(m.rec.Announce), rec.Announce
 	m.telling.until = Instant{}
@@ -168,6 +169,28 @@ func (m *machine) receivedThere() Instant {
 		at = newest
 	}
 	return at
+}
+
+// compareClocks warns if the clock of whoever stored a record differs from this
+// one's by more than the barrier allows for (rotation.md 4.5): the record says
+// when it was given to the store, and that was after the store was last seen
+// without it, and is over.
+func (m *machine) compareClocks(rec *record) {
+	f := &m.fleet
+	if rec.Received.IsZero() || !f.spread.IsZero() && m.now.Sub(f.spread) < time.Hour {
+		return
+	}
+	given := rec.Received.Add(rec.Age)
+	ahead, behind := given.Sub(m.now.Wall), f.without.Wall.Sub(given)-2*storeTimeout
+	switch {
+	case ahead > clockSkew:
+	case !f.without.IsZero() && behind > clockSkew:
+		ahead = -behind
+	default:
+		return
+	}
+	f.spread = m.now
+	m.note(Note{Kind: NoteClockSpread, Took: ahead})
 }
 
 // chain is what the next record says of this one: a record can only follow the

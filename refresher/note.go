@@ -22,7 +22,7 @@ type Note struct {
 	Cause  string        // why the exchange was made
 	Reason Reason        // NoteLost
 	Signs  bool          // NoteLost: a source will sign in again
-	Took   time.Duration // of the exchange; NoteClockStepped: by how much
+	Took   time.Duration // of the exchange; NoteClockStepped, NoteClockSpread: by how much
 	Whole  time.Duration // NoteRotated: from the attempt's beginning to the new token's
 	Next   time.Time     // when the next attempt, or the next exchange, is due
 	Err    string
@@ -55,4 +55,5 @@ const (
 	NoteStoreBack       NoteKind = "store_back"      // it can again
 	NoteStoreRegressed  NoteKind = "store_regressed" // it has lost what it held
 	NoteForked          NoteKind = "store_forked"    // it holds what does not follow from ours
+	NoteClockSpread     NoteKind = "clock_spread"    // another instance's clock is ahead of this one's, or behind, by that much at least
 )

@@ -158,6 +158,8 @@ func (a *actor) tell(n Note) {
 		log.Error("the shared store cannot be used (retrying)", fields...)
 	case NoteStoreRegressed:
 		log.Error("the shared store has lost what it held", fields...)
+	case NoteClockSpread:
+		log.Warn("another instance's clock differs from this one's; keep them within 500 ms", zap.String("session", a.session.name), zap.Duration("ahead", n.Took))
 	case NoteForked:
 		log.Error("the shared store holds another line of pairs", fields...)
 	case NoteJournalFailed:
