@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"regexp"
 	"strings"
 	"time"
 
@@ -35,8 +36,8 @@ type Pool struct {
 	// pair. Default: POST to the path of the issuer's URL.
 	Exchange []Endpoint `json:"exchange,omitempty"`
 
-	// Whether callers get an opaque handle in place of the refresh token.
-	// Default: false.
+	// Whether callers get an opaque handle in place of the refresh token. An
+	// answer in which that is not possible is not passed on (502). Default: false.
 	WithholdRefreshToken *bool `json:"withhold_refresh_token,omitempty"`
 
 	// The most sessions; past it the least recently used is forgotten. Default:
@@ -62,6 +63,8 @@ type Pool struct {
 	jwks   *webhook.JWKS
 	names  answerNames      // of the answers to callers
 	fields refresher.Fields // of those to read
+
+	refreshMember *regexp.Regexp
 }
 
 // Endpoint is a kind of request. Paths are compared without regard to case and
@@ -156,10 +159,15 @@ func (p *Pool) provision(ctx caddy.Context, name string) error {
 			p.Exchange = []Endpoint{{Method: http.MethodPost, Path: u.Path}}
 		}
 	}
+	p.refreshMember = refreshMember(p.fields.Refresh)
 	return nil
 }
 
 func (p *Pool) config(a *App, announcer refresher.Announcer) refresher.PoolConfig {
+	rate := 0.0
+	if l, ok := p.limiter.(*issuerLimiter); ok {
+		rate = float64(l.rate.Limit())
+	}
 	return refresher.PoolConfig{
 		Config: refresher.Config{
 			Policy: p.policy(), Issuer: p.issuer, Keys: a.keys, Logger: a.logger,
@@ -168,7 +176,8 @@ func (p *Pool) config(a *App, announcer refresher.Announcer) refresher.PoolConfi
 		MaxSessions: p.MaxSessions,
 		IdleTimeout: time.Duration(p.IdleTimeout),
 		MaxAge:      time.Duration(p.MaxAge),
-		Withhold:    p.WithholdRefreshToken != nil && *p.WithholdRefreshToken,
+		Withhold:    p.withholds(),
+		Rate:        rate,
 	}
 }
 

@@ -117,7 +117,7 @@ func TestAWithheldRefreshTokenStaysWithTheSidecar(t *testing.T) {
 // What is copied into a held answer goes through it.
 func TestAHeldAnswerIsNotGoneAround(t *testing.T) {
 	rec := httptest.NewRecorder()
-	held := newHeldAnswer(rec)
+	held := newHeldAnswer(rec, func() error { return nil })
 	if _, err := io.Copy(http.ResponseWriter(held), struct{ io.Reader }{strings.NewReader("secret")}); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -146,65 +145,4 @@ func (h *Handler) answerPair(w http.ResponseWriter, pair refresher.Pair) error {
 	w.Header().Set("Pragma", "no-cache")
 	_, err = w.Write(body)
 	return err
-}
-
-// learn passes a request on and opens a session with the pair that its answer
-// holds.
-//
-// former is what was presented for it, where it is a caller's own refresh call.
-func (h *Handler) learn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, former refresher.Pair) error {
-	r = r.Clone(r.Context())
-	r.Header.Set("Accept-Encoding", "identity") // the answer is to be read
-	held := newHeldAnswer(w)
-	if err := next.ServeHTTP(held, r); err != nil {
-		return err
-	}
-	if !held.successful() {
-		return held.release()
-	}
-	pair := h.learned(held)
-	if pair.Access.IsZero() {
-		return held.release()
-	}
-	if h.pool.jwks != nil {
-		if err := h.pool.jwks.VerifyToken(r.Context(), pair.Access); err != nil {
-			h.logger.Warn("a login passed by that is not learned", zap.String("pool", h.Session), zap.Error(err))
-			return held.release()
-		}
-	}
-	_, handle, err := h.pool.shared.Learn(r.Context(), pair, former)
-	if err != nil {
-		h.logger.Error("a login passed by that could not be learned", zap.String("pool", h.Session), zap.Error(err))
-		if handle.IsZero() { // the caller has the true tokens and can go on by itself
-			return held.release()
-		}
-	}
-	if !handle.IsZero() {
-		h.withhold(held, pair.Refresh, handle)
-	}
-	held.Header().Set("Cache-Control", "no-store")
-	return held.release()
-}
-
-// learned reads the pair of an answer: of its JSON, else of its cookies.
-func (h *Handler) learned(held *heldAnswer) (pair refresher.Pair) {
-	if held.whole() && strings.Contains(held.Header().Get("Content-Type"), "json") {
-		pair, err := refresher.ParsePair(held.body, h.pool.fields)
-		if err == nil && !pair.Refresh.IsZero() {
-			return pair
-		}
-	}
-	cookies := (&http.Response{Header: held.Header()}).Cookies()
-	for _, c := range cookies {
-		switch c.Name {
-		case h.pool.Cookies.Access:
-			pair.Access = refresher.NewSecret(c.Value)
-		case h.pool.Cookies.Refresh:
-			pair.Refresh = refresher.NewSecret(c.Value)
-		}
-	}
-	if pair.Access.IsZero() || pair.Refresh.IsZero() {
-		return refresher.Pair{}
-	}
-	return pair
 }

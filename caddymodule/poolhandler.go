@@ -38,14 +38,19 @@ func (h *Handler) servePool(w http.ResponseWriter, r *http.Request, next caddyht
 	case matchesAny(h.pool.Learn, r.Method, cleaned):
 		return h.learn(w, r, next, refresher.Pair{})
 	}
+	ends := matchesAny(h.pool.Forget, r.Method, cleaned)
 	found, err := h.find(r)
-	if err != nil {
+	if err == nil && ends && !found.known() {
+		found, err = h.findRefresh(r)
+	}
+	switch {
+	case errors.Is(err, refresher.ErrOtherCaller):
 		return h.otherCaller(r, err)
-	}
-	if !found.known() {
+	case err != nil:
+		return err
+	case !found.known():
 		return next.ServeHTTP(w, r)
-	}
-	if matchesAny(h.pool.Forget, r.Method, cleaned) {
+	case ends:
 		return h.forget(w, r, next, found)
 	}
 	return h.swap(w, r, next, found)
@@ -54,31 +59,54 @@ func (h *Handler) servePool(w http.ResponseWriter, r *http.Request, next caddyht
 // presented is what of a request belongs to a session of the pool.
 type presented struct {
 	member  refresher.Member
-	token   string
-	carrier carrier // which brings the token to the upstream
+	carrier carrier // which brings the token to the upstream; none: there is a refresh token only
+	cookie  string  // the access token that is in the cookie, if that one is of the session
 	ok      bool
 }
 
 func (p presented) known() bool { return p.ok }
 
 // find looks for an access token of a session: in the header, then in the
-// cookie.
+// cookie. Where both hold one of the same session, both are to be swapped.
 func (h *Handler) find(r *http.Request) (presented, error) {
 	who := h.caller(r)
-	if token, ok := h.carrier.token(r.Header); ok {
+	access := func(token string) (presented, error) {
 		m, kind, known, err := h.pool.shared.Find(token, who)
-		if known && kind == refresher.AccessToken {
-			return presented{member: m, token: token, carrier: h.carrier, ok: true}, err
+		if !known || kind != refresher.AccessToken {
+			return presented{}, nil
 		}
+		return presented{member: m, carrier: h.carrier, ok: true}, err
+	}
+	token, any := h.carrier.token(r.Header)
+	found, err := access(token)
+	if any && !found.known() || err != nil {
+		return found, err
+	}
+	if c, failed := r.Cookie(h.pool.Cookies.Access); failed == nil {
+		switch other, err := access(c.Value); {
+		case !other.known():
+		case !found.known():
+			other.carrier, other.cookie = h.cookieCarrier(), c.Value
+			return other, err
+		case err == nil && other.member.Same(found.member):
+			found.cookie = c.Value
+		}
+	}
+	return found, nil
+}
+
+// findRefresh looks for a refresh token of a session, wherever a refresh call may
+// have one: some sign out with that alone.
+func (h *Handler) findRefresh(r *http.Request) (presented, error) {
+	asked, err := h.readExchange(r)
+	if err != nil {
+		return presented{}, err
+	}
+	m, kind, known, err := h.pool.shared.Find(asked.refresh, h.caller(r))
+	if !known || kind != refresher.RefreshToken {
 		return presented{}, nil
 	}
-	if c, err := r.Cookie(h.pool.Cookies.Access); err == nil {
-		m, kind, known, err := h.pool.shared.Find(c.Value, who)
-		if known && kind == refresher.AccessToken {
-			return presented{member: m, token: c.Value, carrier: h.cookieCarrier(), ok: true}, err
-		}
-	}
-	return presented{}, nil
+	return presented{member: m, ok: true}, err
 }
 
 func (h *Handler) cookieCarrier() carrier {
@@ -136,25 +164,40 @@ func (h *Handler) swap(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	if err != nil {
 		return h.unavailable(w, err)
 	}
-	if found.carrier.cookie != "" && pass.Token() != found.token {
+	if found.cookie != "" && pass.Token() != found.cookie {
 		h.renewCookies(w, r, found)
 		a.rw.keepHeader() // also if the request is sent again
+	}
+	if found.cookie != "" && found.carrier.cookie == "" {
+		next = h.swappingCookie(a, next)
 	}
 	return h.run(a, pass, next)
 }
 
-// forget is swap for a request that ends the caller's session.
+// swappingCookie has the cookie hold the token that the header has, at each run.
+func (h *Handler) swappingCookie(a *attempt, next caddyhttp.Handler) caddyhttp.Handler {
+	cookie := h.cookieCarrier()
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		r.Header["Cookie"] = []string{cookie.swapCookie(r.Header["Cookie"], a.pass.Token())}
+		return next.ServeHTTP(w, r)
+	})
+}
+
+// forget passes a request on that ends the caller's session. One that holds a
+// refresh token only goes on as it came.
 func (h *Handler) forget(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, found presented) error {
-	held := newHeldAnswer(w)
-	if err := h.swap(held, r, next, found); err != nil {
-		return err
-	}
-	if held.successful() {
+	held := newHeldAnswer(w, func() error {
 		if err := found.member.Forget(h.revoked); err != nil && !errors.Is(err, refresher.ErrForgotten) {
 			h.logger.Error("a session ended, but may be there again after a restart", zap.String("pool", h.Session), zap.Error(err))
 		}
+		return nil
+	})
+	if found.carrier.name == "" {
+		return held.serve(r, next)
 	}
-	return held.release()
+	return held.serve(r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return h.swap(w, r, next, found)
+	}))
 }
 
 // token reads the carrier's token out of a request; ok is false where there is

@@ -50,6 +50,9 @@ type Pool struct {
 	key       []byte        // of all keyed values
 	sums      *summer
 	lost      atomic.Uint64 // sessions, since the process began
+	load      struct {      // Instant.Boot: not before; of watchRate
+		look, tell time.Duration
+	}
 
 	wake  chan struct{} // something may be due earlier
 	woken atomic.Int64  // sessions that the schedule made live
@@ -72,6 +75,9 @@ type PoolConfig struct {
 	MaxAge time.Duration
 	// Withhold gives callers an opaque handle in place of the refresh token.
 	Withhold bool
+	// Rate is how many exchanges a second the limiter lets pass, to warn where
+	// the sessions need more; 0 is not known.
+	Rate float64
 }
 
 func (c *PoolConfig) maxSessions() int64 {
@@ -112,6 +118,7 @@ func (p *Pool) Attach(cfg PoolConfig) (detach func(), err error) {
 	if p.ctx.Err() != nil {
 		return nil, fmt.Errorf("pool %q has ended", p.name)
 	}
+	cfg.warnOfRate(p.name)
 	p.attached.list = append(p.attached.list, &cfg)
 	p.configure()
 	if !p.attached.began {

@@ -1,8 +1,10 @@
 package refresher
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
+	"slices"
 	"time"
 )
 
@@ -117,41 +119,65 @@ func (p *Pool) status(part *poolPart, i uint32, s *slot, packed packedEntry) Sta
 
 // Session finds a session by the id that stands behind the pool's name.
 func (p *Pool) Session(id string) (Member, bool) {
-	raw, err := hex.DecodeString(id)
-	if err != nil || len(raw) != len(poolID{}) {
+	raw, ok := parseID(id)
+	if !ok {
 		return Member{}, false
 	}
-	m, _, ok := p.table.find(poolID(raw).sum())
+	m, _, ok := p.table.find(raw.sum())
 	return Member{pool: p, member: m}, ok
 }
 
-// List describes up to limit sessions behind the one whose id is after; "" begins.
-// The order is the table's. next is the id to go on with, or empty. A session
-// that ended since is taken for the beginning.
-func (p *Pool) List(after string, limit int) (list []Status, next string) {
-	part, i := 0, uint32(0)
-	if m, ok := p.Session(after); ok {
-		part, i = int(m.number%poolParts), m.number/poolParts+1
+func parseID(text string) (id poolID, ok bool) {
+	raw, err := hex.DecodeString(text)
+	if err != nil || len(raw) != len(id) {
+		return id, false
 	}
-	for ; part < poolParts; part, i = part+1, 0 {
-		pt := &p.table.parts[part]
-		pt.RLock()
-		for ; int(i) < len(pt.slots); i++ {
-			s := &pt.slots[i]
+	return poolID(raw), true
+}
+
+// List describes up to limit sessions behind the one whose id is after, in the
+// order of their ids; "" begins. next is the id to go on with, or empty. Its
+// session may have ended by then.
+func (p *Pool) List(after string, limit int) (list []Status, next string) {
+	type place struct {
+		member
+		id poolID
+	}
+	limit = max(limit, 1)
+	from, begun := parseID(after)
+	var near []place // behind from, the next limit+1 and perhaps some more
+	cut := func() {
+		slices.SortFunc(near, func(a, b place) int { return bytes.Compare(a.id[:], b.id[:]) })
+		near = near[:min(len(near), limit+1)]
+	}
+	for n := range p.table.parts {
+		part := &p.table.parts[n]
+		part.RLock()
+		for i := range part.slots {
+			s := &part.slots[i]
 			if s.ref == 0 {
 				continue
 			}
-			packed := packedEntry(pt.bytes.Get(s.ref))
-			if len(list) == limit {
-				pt.RUnlock()
-				return list, next
+			if id := packedEntry(part.bytes.Get(s.ref)).id(); !begun || bytes.Compare(id[:], from[:]) > 0 {
+				near = append(near, place{member{uint32(i*poolParts + n), s.serial}, id})
 			}
-			list = append(list, p.status(pt, i, s, packed))
-			next = packed.id().String()
+			if len(near) >= 2*limit+1000 {
+				cut()
+			}
 		}
-		pt.RUnlock()
+		part.RUnlock()
 	}
-	return list, ""
+	cut()
+	if len(near) > limit {
+		near = near[:limit]
+		next = near[limit-1].id.String()
+	}
+	for _, at := range near {
+		if st, err := (Member{pool: p, member: at.member}).Status(); err == nil {
+			list = append(list, st)
+		}
+	}
+	return list, next
 }
 
 // Refresh is [Session.Refresh].

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/tokenrefresh/caddy-token-refresh/refresher/internal/slab"
 )
 
 // liveSession returns the session of a member, and makes it live if need be.
@@ -163,36 +161,53 @@ const (
 // forget takes a session out for good; ok is false if it was gone. The error says
 // that it may be there again after a restart.
 func (p *Pool) forget(m member, why string) (ok bool, err error) {
-	wait := p.forgetSoon(m, why)
-	if wait == nil {
+	gone := p.forgetSoon(m, why)
+	if gone == nil {
 		return false, nil
 	}
-	return true, wait()
+	return true, gone.durable()
+}
+
+// forgotten is a session that was taken out.
+type forgotten struct {
+	packedEntry
+	live    *Session     // nil: it was but an entry; else it is ending
+	durable func() error // waits until it will not be there after a restart
+}
+
+// pair is the last that the session had. One that it is just getting is waited
+// for: it is in no record.
+func (f *forgotten) pair(e poolEntry) Pair {
+	if f.live == nil {
+		return e.rec.pair()
+	}
+	<-f.live.done.happened()
+	var known state
+	f.live.known.Load().unpack(&known, f.live.environment())
+	if !known.rec.hasPair() { // it had not even begun
+		return e.rec.pair()
+	}
+	return known.rec.pair()
 }
 
 // forgetSoon is forget that leaves it to the caller to wait until it is durable;
 // nil: it was gone.
-func (p *Pool) forgetSoon(m member, why string) (durable func() error) {
-	var id poolID
-	var spent []slab.Sum
-	ended := why != whyIdle && why != whyMany && why != whyOld
-	if !p.table.view(m, func(_ *slot, packed packedEntry) { id, spent = packed.id(), p.spentBy(packed, ended) }) {
-		return nil
-	}
-	sums, live, ok := p.table.remove(m)
+func (p *Pool) forgetSoon(m member, why string) *forgotten {
+	last, live, ok := p.table.remove(m)
 	if !ok {
 		return nil
 	}
-	p.spend(spent)
+	id := last.id()
+	p.spend(p.spentBy(last, why != whyIdle && why != whyMany && why != whyOld))
 	wait := p.log.Enqueue(deleteRecord(id))
-	p.table.unindex(sums, m.number)
+	p.table.unindex(last.sums(), m.number)
 	if live != nil {
 		p.work.Go(func() {
 			_ = live.Close(context.Background()) // an exchange under way is waited for
 			live.pooled.leave()
 		})
 	}
-	return func() error {
+	return &forgotten{packedEntry: last, live: live, durable: func() error {
 		err := wait()
 		if cfg := p.config.Load(); cfg != nil {
 			if err != nil {
@@ -203,7 +218,7 @@ func (p *Pool) forgetSoon(m member, why string) (durable func() error) {
 			}
 		}
 		return err
-	}
+	}}
 }
 
 // ready waits until a live session knows its record.
@@ -224,8 +239,17 @@ func (s *Session) ready(ctx context.Context) error {
 }
 
 // ended reports whether a session has ended, so that whoever holds it has to
-// look for its successor.
-func (s *Session) ended() bool { return s.done.over() }
+// look for its successor. From the moment on that it takes no event any more that
+// is so: the little that is then left to be done is waited for.
+func (s *Session) ended() bool {
+	s.queue.mu.Lock()
+	ended := s.queue.ended
+	s.queue.mu.Unlock()
+	if ended {
+		<-s.done.happened()
+	}
+	return ended
+}
 
 // reconfigure puts another configuration into force; nil is none.
 func (s *Session) reconfigure(a *attachment) {
@@ -251,7 +275,9 @@ func (s *Session) quiet() bool {
 func (s *snapshot) busy() bool { return s.word.Load()&^(gateClosed|gateBarred) != 0 }
 
 // mayRetire reports whether the session was asked to become an entry again, and
-// nothing would be lost by it.
+// nothing would be lost by it. Then its gate is closed, and its queue: a request
+// that found it a moment ago must not pass by a gate that no exchange looks at
+// any more, but has to look for the successor.
 func (a *actor) mayRetire() bool {
 	asked := a.retiring
 	a.retiring = false
@@ -259,7 +285,16 @@ func (a *actor) mayRetire() bool {
 		return false
 	}
 	m := machine{state: *a.state, now: a.session.clock.Now()}
-	return m.dormant()
+	if !m.dormant() {
+		return false
+	}
+	a.gates.closeGate()
+	if !slices.ContainsFunc(a.gates, (*snapshot).busy) && a.session.queue.end() {
+		return true
+	}
+	a.state.shown = view{} // somebody came: published anew, it is open again
+	a.step(evTick{})
+	return false
 }
 
 // dormant reports whether all that is known of the session stands in its record

@@ -145,8 +145,8 @@ func (r *replayer) record(text []byte) error {
 	case len(text) == 9 && text[0] == logDelete:
 		m, _, ok := t.find(poolID(text[1:]).sum())
 		if ok {
-			sums, _, _ := t.remove(m)
-			t.unindex(sums, m.number)
+			last, _, _ := t.remove(m)
+			t.unindex(last.sums(), m.number)
 		}
 		return nil
 	case len(text) == 13 && text[0] == logSpent:
@@ -169,9 +169,11 @@ func (r *replayer) record(text []byte) error {
 		return nil
 	}
 	part, i := t.part(m.number)
+	part.Lock() // metrics count the sessions while they are read
 	s := &part.slots[i]
 	gone, came := changes(packedEntry(part.bytes.Get(s.ref)), packed)
 	part.replace(s, packed)
+	part.Unlock()
 	t.unindex(gone, m.number)
 	t.index(came, m.number)
 	return nil

@@ -413,21 +413,15 @@ func (m Member) Same(other Member) bool { return m == other }
 // when that is durable. Where the issuer can, the pair is revoked there, too,
 // which nobody waits for: revoked is told what came of it.
 func (m Member) Forget(revoked func(error)) error {
-	var e poolEntry
-	var err error
-	if !m.pool.table.view(m.member, func(_ *slot, packed packedEntry) { e, err = packed.unpack() }) {
+	gone := m.pool.forgetSoon(m.member, "forget")
+	if gone == nil {
 		return ErrForgotten
 	}
-	if err != nil {
-		return err
-	}
-	ok, err := m.pool.forget(m.member, "forget")
-	if !ok {
-		return ErrForgotten
-	}
+	err := gone.durable()
+	e, broken := gone.unpack()
 	cfg := m.pool.config.Load()
-	if cfg == nil {
-		return err
+	if cfg == nil || broken != nil {
+		return errors.Join(err, broken)
 	}
 	if cfg.Observe != nil {
 		cfg.Observe(Note{
@@ -438,9 +432,10 @@ func (m Member) Forget(revoked func(error)) error {
 	}
 	if issuer, can := cfg.Issuer.(Revoker); can && revoked != nil {
 		m.pool.work.Go(func() {
+			pair := gone.pair(e)
 			ctx, cancel := context.WithTimeout(context.Background(), orDefault(cfg.Issuer.Profile().Timeout, defaultTimeout))
 			defer cancel()
-			revoked(issuer.Revoke(ctx, e.rec.pair()))
+			revoked(issuer.Revoke(ctx, pair))
 		})
 	}
 	return err

@@ -240,6 +240,7 @@ func (p *Pool) tidy(cfg *PoolConfig) {
 	if p.wantsCompaction() {
 		p.compact(*cfg)
 	}
+	p.watchRate(cfg)
 }
 
 func (p *Pool) wantsCompaction() bool {

@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -163,8 +164,9 @@ func (p *poolPart) repack() {
 	p.bytes = to
 }
 
-// remove takes a member out and returns what is left to be closed.
-func (t *poolTable) remove(m member) (sums []slab.Sum, live *Session, ok bool) {
+// remove takes a member out and returns a copy of its entry, and what is left to
+// be closed.
+func (t *poolTable) remove(m member) (last packedEntry, live *Session, ok bool) {
 	part, i := t.part(m.number)
 	part.Lock()
 	defer part.Unlock()
@@ -172,14 +174,14 @@ func (t *poolTable) remove(m member) (sums []slab.Sum, live *Session, ok bool) {
 	if !ok {
 		return nil, nil, false
 	}
-	sums = e.sums()
+	last = slices.Clone(e) // what is freed is overwritten
 	live = part.live[i]
 	delete(part.live, i)
 	part.bytes.Free(s.ref)
 	s.ref = 0
 	part.free = append(part.free, i)
 	t.count.Add(-1)
-	return sums, live, true
+	return last, live, true
 }
 
 // sums are all under which the index knows an entry.
