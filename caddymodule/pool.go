@@ -10,6 +10,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -188,6 +189,7 @@ type sharedPool struct {
 	key     string
 	metrics sessionMetrics
 	watch   watch
+	cookies sync.Map // name -> http.Cookie: as the last login had it, without its value
 }
 
 var sharedPools = caddy.NewUsagePool()

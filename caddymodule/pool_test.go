@@ -251,8 +251,11 @@ func TestTokensInCookies(t *testing.T) {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/login" {
 			access, refresh := sb.Login()
-			http.SetCookie(w, &http.Cookie{Name: "access_token", Value: access, HttpOnly: true})
-			http.SetCookie(w, &http.Cookie{Name: "refresh_token", Value: refresh, HttpOnly: true})
+			form := http.Cookie{Path: "/app", Domain: "example.com", MaxAge: 3600, SameSite: http.SameSiteStrictMode, Secure: true}
+			for name, value := range map[string]string{"access_token": access, "refresh_token": refresh} {
+				form.Name, form.Value = name, value
+				http.SetCookie(w, &form)
+			}
 			return
 		}
 		c, err := r.Cookie("access_token")
@@ -286,9 +289,14 @@ func TestTokensInCookies(t *testing.T) {
 		if fresh := cookiesOf(header); fresh["access_token"] != "" {
 			jar = fresh
 			renewed++
+			for _, line := range header["Set-Cookie"] {
+				if !strings.HasSuffix(line, "; Path=/app; Domain=example.com; Max-Age=3600; Secure; SameSite=Strict") {
+					t.Errorf("not as the login had it: %s", line)
+				}
+			}
 		}
 		// One that keeps its first cookie goes on, too.
-		if status, _, _ := c.do("GET", "/", nil, "Cookie", "other=kept; access_token="+first); status != 200 {
+		if status, _, _ := c.do("GET", "/", nil, "Cookie", "access_token=of-another-path; other=kept; access_token="+first); status != 200 {
 			t.Fatalf("status %d with the first cookie", status)
 		}
 	}

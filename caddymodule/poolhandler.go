@@ -82,7 +82,7 @@ func (h *Handler) find(r *http.Request) (presented, error) {
 	if any && !found.known() || err != nil {
 		return found, err
 	}
-	if c, failed := r.Cookie(h.pool.Cookies.Access); failed == nil {
+	for _, c := range r.CookiesNamed(h.pool.Cookies.Access) { // some browsers send one of each domain
 		switch other, err := access(c.Value); {
 		case !other.known():
 		case !found.known():

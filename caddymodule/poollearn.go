@@ -68,6 +68,7 @@ func (h *Handler) learnFrom(ctx context.Context, held *heldAnswer, former refres
 			return nil
 		}
 	}
+	h.pool.rememberCookies(held.Header())
 	if !handle.IsZero() {
 		h.withhold(held, text, pair.Refresh, handle)
 	}

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
@@ -27,6 +28,8 @@ func (h *Handler) renewCookies(w http.ResponseWriter, r *http.Request, found pre
 	h.setCookies(w, r, pair)
 }
 
+// setCookies sets a pair's cookies as the last login of the pool had them: one
+// with another path or domain would stand beside that one, not in its place.
 func (h *Handler) setCookies(w http.ResponseWriter, r *http.Request, pair refresher.Pair) {
 	w.Header().Add("Cache-Control", "no-store") // whatever the upstream says beside it
 	for _, c := range []struct {
@@ -36,10 +39,33 @@ func (h *Handler) setCookies(w http.ResponseWriter, r *http.Request, pair refres
 		if c.name == "" || c.value.IsZero() {
 			continue
 		}
-		w.Header().Add("Set-Cookie", (&http.Cookie{
-			Name: c.name, Value: c.value.Reveal(), Path: "/",
-			HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode,
-		}).String())
+		cookie := http.Cookie{Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode}
+		if form, ok := h.pool.shared.cookies.Load(c.name); ok {
+			cookie = form.(http.Cookie)
+		}
+		cookie.Name, cookie.Value = c.name, c.value.Reveal()
+		w.Header().Add("Set-Cookie", cookie.String())
+	}
+}
+
+// rememberCookies remembers the attributes of a login's cookies, not what they
+// hold.
+func (p *Pool) rememberCookies(header http.Header) {
+	for _, c := range (&http.Response{Header: header}).Cookies() {
+		if c.Name != p.Cookies.Access && c.Name != p.Cookies.Refresh || c.Value == "" {
+			continue
+		}
+		form := http.Cookie{
+			Path: c.Path, Domain: c.Domain, MaxAge: c.MaxAge, Secure: c.Secure, HttpOnly: c.HttpOnly,
+			SameSite: c.SameSite, Partitioned: c.Partitioned,
+		}
+		if c.MaxAge == 0 && !c.Expires.IsZero() {
+			form.MaxAge = int(time.Until(c.Expires).Seconds())
+		}
+		if c.Path == "" {
+			form.Path = "/" // what the login's own path would make of it is not known here
+		}
+		p.shared.cookies.Store(c.Name, form)
 	}
 }
 
