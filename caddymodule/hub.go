@@ -17,6 +17,8 @@ type eventHub struct {
 	ring  [hubSize]happening
 	count uint64 // events so far; the last one's number
 	wakes map[chan struct{}]bool
+
+	recent lately // for the status page
 }
 
 const hubSize = 512
@@ -36,6 +38,7 @@ func (h *eventHub) publish(events ...happening) {
 	for _, e := range events {
 		h.count++
 		h.ring[h.count%hubSize] = e
+		h.recent.add(e, h.count)
 	}
 	for wake := range h.wakes {
 		select {

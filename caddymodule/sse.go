@@ -28,7 +28,7 @@ func openStream(w http.ResponseWriter) (*eventStream, error) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // for a proxy in between
 	w.WriteHeader(http.StatusOK)
-	return s, s.write("retry: 2000\n\n")
+	return s, s.write("retry: 1000\n\n")
 }
 
 // send writes an event; without an id it is not one to come back to.

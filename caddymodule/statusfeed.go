@@ -22,10 +22,10 @@ func init() {
 }
 
 const (
-	maxStreams = 64              // further pages ask now and then
-	feedPace   = time.Second     // no page hears more often than that
-	feedLook   = 2 * time.Second // some things happen without an event: a token ends
-	feedBeat   = 10 * time.Second
+	maxStreams = 64                     // further pages ask now and then
+	feedPace   = 750 * time.Millisecond // no page hears more often than that
+	feedLook   = time.Second            // some things happen without an event: a token ends
+	feedBeat   = 5 * time.Second
 )
 
 // follow sends the overview when it has changed, and now and then the time.
@@ -60,7 +60,7 @@ func (s *StatusPage) follow(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return nil
 		}
-		if !s.pause(r, time.After(feedPace), nil, nil) || !s.pause(r, nil, wake, look.C) {
+		if !s.pause(r, time.After(feedPace), nil, nil) || !s.pause(r, nil, wake, look.C) || !s.pause(r, time.After(s.viewLeft()), nil, nil) {
 			return nil
 		}
 	}

@@ -195,6 +195,14 @@ func (*StatusPage) message(body []byte) []byte {
 // viewAge is for how long a look at everything serves all who want one.
 const viewAge = 250 * time.Millisecond
 
+// viewLeft is for how long the last look still serves. What somebody has just
+// been woken for is not in it, so he waits until it is over.
+func (s *StatusPage) viewLeft() time.Duration {
+	s.cache.Lock()
+	defer s.cache.Unlock()
+	return viewAge - time.Since(s.cache.at)
+}
+
 // body is the overview of this moment.
 func (s *StatusPage) body() []byte {
 	s.cache.Lock()

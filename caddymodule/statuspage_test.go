@@ -241,6 +241,7 @@ func TestTheStatusPageTellsOfKeyAndStore(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	c.client.CloseIdleConnections() // they lead to the server that has ended
 	o = pageOverview(t, c)
 	if o.Key.Made || o.Store.Kind != "caddy" || !strings.Contains(o.Store.Text, "caddy") {
 		t.Errorf("%+v", o)
@@ -315,7 +316,7 @@ func TestTheFirstLine(t *testing.T) {
 		{[]sessionView{view("a", refresher.PhaseBackoff), view("b", refresher.PhaseUncertain), view("c", refresher.PhaseHolding), view("d", refresher.PhaseDegraded)}, nil, levelTrouble, "4 are in trouble: a, b, c and 1 more"},
 		{[]sessionView{view("a", refresher.PhaseFresh)}, []poolView{pool, bad}, levelBad, "1 pool is not ready: broken; 1,204 sessions in 2 pools"},
 	} {
-		got := summarize(test.sessions, test.pools)
+		got := summarize(test.sessions, test.pools, nil)
 		if text := strings.Join(append([]string{got.Text}, got.Also...), "; "); text != test.want || got.Level != test.level {
 			t.Errorf("%s: %q, want %s: %q", got.Level, text, test.level, test.want)
 		}

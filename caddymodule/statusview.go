@@ -46,13 +46,10 @@ type sessionView struct {
 
 type poolView struct {
 	refresher.PoolCounts
-	Level level `json:"level"`
-}
-
-type eventView struct {
-	ID   string         `json:"id"`
-	Name string         `json:"name"`
-	Data map[string]any `json:"data"`
+	Level  level  `json:"level"`
+	Words  string `json:"words"`
+	Advice string `json:"advice,omitempty"`
+	Error  string `json:"last_error,omitempty"` // of those that fail
 }
 
 // keyView says what seals the stored pairs.
@@ -85,8 +82,9 @@ const (
 
 // overview looks at everything at this moment.
 func (a *App) overview() overview {
+	happened := hub.lately()
 	o := overview{
-		Sessions: []sessionView{}, Pools: []poolView{}, Events: lastEvents(maxEvents),
+		Sessions: []sessionView{}, Pools: []poolView{}, Events: eventViews(happened),
 		Key: a.keyView(), Store: a.storeView(), Version: version(),
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Sessions)) {
@@ -96,7 +94,7 @@ func (a *App) overview() overview {
 		signsIn := cfg.returns(st)
 		o.Sessions = append(o.Sessions, sessionView{
 			Status: st, Level: levelOf(st.State), SignsIn: signsIn,
-			Words: wordsOf(st, signsIn), Advice: adviceOf(st, signsIn), Commands: commandsOf(st, signsIn),
+			Words: wordsOf(st, signsIn), Advice: cfg.adviceOn(st, signsIn), Commands: cfg.commandsFor(st, signsIn),
 			Waits: cfg.shared.watch.waits.all(),
 		})
 		if t := cfg.shared.watch.store.Load(); t != nil {
@@ -104,13 +102,9 @@ func (a *App) overview() overview {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Pools)) {
-		p := poolView{PoolCounts: a.Pools[name].shared.Counts(), Level: levelGood}
-		if p.Problem != "" {
-			p.Level = levelBad
-		}
-		o.Pools = append(o.Pools, p)
+		o.Pools = append(o.Pools, viewPool(a.Pools[name].shared.Counts(), latelyOf(happened, name)))
 	}
-	o.Summary = summarize(o.Sessions, o.Pools)
+	o.Summary = summarize(o.Sessions, o.Pools, o.Store.Trouble)
 	slices.SortStableFunc(o.Sessions, func(a, b sessionView) int {
 		return cmp.Compare(levelOrder[a.Level], levelOrder[b.Level])
 	})
@@ -144,16 +138,6 @@ func (a *App) storeView() storeView {
 		v.Text = "The instances share their sessions through " + v.Kind + "; each keeps a sealed journal in its state_dir beside it."
 	}
 	return v
-}
-
-func lastEvents(limit uint64) []eventView {
-	events, last, _ := hub.after(0)
-	first := last - uint64(len(events)) + 1
-	views := []eventView{}
-	for i := len(events) - 1; i >= 0 && uint64(len(views)) < limit; i-- {
-		views = append(views, eventView{ID: hub.id(first + uint64(i)), Name: events[i].name, Data: events[i].data})
-	}
-	return views
 }
 
 // version is the one that was built in.

@@ -64,6 +64,33 @@ func commandsOf(st refresher.Status, signsIn bool) []string {
 	return []string{"caddy token-refresh login " + st.Name, "caddy token-refresh import " + st.Name}
 }
 
+// commandsFor are the commands that would help this session: only people whose
+// issuer has a page for it can sign in, and import wants to be told of a file.
+func (s *Session) commandsFor(st refresher.Status, signsIn bool) []string {
+	list := commandsOf(st, signsIn)
+	if len(list) == 0 {
+		return nil
+	}
+	list[1] += " pair.json"
+	if _, ok := s.issuer.(signsInPeople); !ok {
+		list = list[1:]
+	}
+	return list
+}
+
+// adviceOn is adviceOf, for this session: a new pair can go where the first one
+// came from.
+func (s *Session) adviceOn(st refresher.Status, signsIn bool) string {
+	advice := adviceOf(st, signsIn)
+	for _, src := range s.sources {
+		file, ok := src.(*FileSource)
+		if pair, found := strings.CutSuffix(advice, newPair); found && ok && st.Reason != refresher.ReasonLoggedOut {
+			return pair + "Put a new pair into the file " + file.path + ", or:"
+		}
+	}
+	return advice
+}
+
 // adviceOf says what a state means and what to do now; empty where all is well.
 func adviceOf(st refresher.Status, signsIn bool) string {
 	switch st.State {
@@ -81,7 +108,7 @@ func adviceOf(st refresher.Status, signsIn bool) string {
 	case refresher.PhaseDegraded:
 		return "The access token still lives, but more than half of the time for replacing it is over. Act before it expires. " + causeAdvice(st)
 	case refresher.PhaseUncertain:
-		return "The issuer's answer to the last exchange is missing, so the refresh token may be spent. It is left alone until that is known; requests go on with the access token. Nothing to do now."
+		return "The issuer's answer to the last exchange is missing, so the refresh token may be spent. It is left alone until that is known. Requests go on with the access token, and one that succeeds after the hold-off settles it; if nobody calls before that token ends, a new login is needed."
 	case refresher.PhaseHolding:
 		return "The exchange waits for something around it: the disk under state_dir, the shared store, or a webhook that has to agree. Make that work again; the session then goes on by itself."
 	}
@@ -97,18 +124,34 @@ func lostAdvice(st refresher.Status, signsIn bool) string {
 		refresher.ReasonRevoked:       "The issuer told that it has revoked this session: somebody ended it there, or the user was deactivated.",
 		refresher.ReasonUndecryptable: "The stored pair cannot be opened with the encryption keys in the configuration. Put back the key that it was sealed with.",
 	}[st.Reason]
+	if n := len(st.Rotations); st.Reason == refresher.ReasonExpired && n > 0 && st.Rotations[n-1].Error != "" {
+		if last := st.Rotations[n-1].Error; brokenOff(last) {
+			why += " The issuer was failing."
+		} else {
+			why += " The last attempt failed: " + last + "."
+		}
+	}
 	switch {
 	case st.Reason == refresher.ReasonUndecryptable:
 		return why + " If it is gone for good, the session needs a new pair:"
 	case signsIn:
-		return why + " It is signing in again by itself; if that goes on failing, check the login's user name and password."
+		return why + " It is signing in again by itself. If that goes on failing, the last error says why: check the login's address, user name and password."
 	}
 	return strings.TrimSpace(why + " " + newPair)
 }
 
 // causeAdvice goes by what the last attempt came to.
-func causeAdvice(st refresher.Status) string {
-	switch st.LastOutcome {
+func causeAdvice(st refresher.Status) string { return causeOf(st.LastOutcome, st.LastError) }
+
+// brokenOff recognises a breaker's error, whose class is that of an exchange that
+// was not sent.
+func brokenOff(problem string) bool { return strings.Contains(problem, " is failing: next attempt ") }
+
+func causeOf(outcome, problem string) string {
+	if brokenOff(problem) {
+		return "The issuer fails for several sessions, so it is left alone but for an exchange now and then: see whether it is down or overloaded."
+	}
+	switch outcome {
 	case refresher.ClassNotSent.String():
 		return "The issuer cannot be reached: check its address, the network, DNS and certificates."
 	case refresher.ClassRedirect.String():
@@ -125,6 +168,37 @@ func causeAdvice(st refresher.Status) string {
 
 const newPair = "Give it a new pair:" // and then the commands
 
+// viewPool says how a pool is doing. A session or two that fail are nothing
+// unusual in a large one; a twentieth is.
+func viewPool(c refresher.PoolCounts, last poolLately) poolView {
+	p := poolView{PoolCounts: c, Level: levelGood, Words: "ready"}
+	failing := c.Sessions - c.States[refresher.PhaseFresh] - c.States[refresher.PhaseExchanging] - c.States[refresher.PhaseEmpty]
+	switch {
+	case c.Problem != "":
+		p.Level, p.Words, p.Error = levelBad, "not ready", c.Problem
+		return p
+	case failing*20 > c.Sessions:
+		p.Level, p.Words = levelTrouble, fmt.Sprintf("%s of %s in trouble", thousands(failing), thousands(c.Sessions))
+		p.Advice = "Requests go on where the access token still lives, and the exchanges are tried again by themselves."
+		if c.States[refresher.PhaseExpired]*2 > c.Sessions {
+			p.Level, p.Advice = levelBad, "Most have no live access token, and their requests are answered 503."
+		}
+	case last.lost*20 > c.Sessions+last.lost:
+		p.Level, p.Words = levelTrouble, thousands(last.lost)+" lost lately"
+		p.Advice = "Their callers have to sign in again."
+		if last.lost > c.Sessions {
+			p.Level = levelBad
+		}
+	default:
+		return p
+	}
+	if last.problem != "" {
+		p.Error = last.problem
+		p.Advice += " " + causeOf(last.outcome, last.problem)
+	}
+	return p
+}
+
 // summary is the page's first line, and what is less urgent.
 type summary struct {
 	Level level    `json:"level"`
@@ -134,8 +208,8 @@ type summary struct {
 
 // summarize says the worst of what is to be said, and of which sessions, and then
 // the rest.
-func summarize(sessions []sessionView, pools []poolView) summary {
-	var needLogin, dead, notReady, failing, empty []string
+func summarize(sessions []sessionView, pools []poolView, store []storeTrouble) summary {
+	var needLogin, dead, notReady, poolsFail, failing, without, empty []string
 	for _, s := range sessions {
 		switch {
 		case s.State == refresher.PhaseLost && !s.SignsIn:
@@ -151,9 +225,17 @@ func summarize(sessions []sessionView, pools []poolView) summary {
 	pooled := 0
 	for _, p := range pools {
 		pooled += p.Sessions
-		if p.Problem != "" {
+		switch {
+		case p.Problem != "":
 			notReady = append(notReady, p.Pool)
+		case p.Level == levelBad:
+			poolsFail = append(poolsFail, p.Pool)
+		case p.Level == levelTrouble:
+			failing = append(failing, "pool "+p.Pool)
 		}
+	}
+	for _, t := range store {
+		without = append(without, t.Session)
 	}
 	var parts []string
 	worst := levelGood
@@ -173,7 +255,9 @@ func summarize(sessions []sessionView, pools []poolView) summary {
 	say(levelBad, needLogin, "needs a login", "need a login")
 	say(levelBad, dead, "has no live token", "have no live token")
 	say(levelBad, notReady, "pool is not ready", "pools are not ready")
+	say(levelBad, poolsFail, "pool fails", "pools fail")
 	say(levelTrouble, failing, "is in trouble", "are in trouble")
+	say(levelTrouble, without, "cannot use the shared store", "cannot use the shared store")
 	say(levelWaiting, empty, "waits for its first pair", "wait for their first pair")
 	if len(parts) == 0 {
 		switch {

@@ -81,8 +81,14 @@ func TestScreenshots(t *testing.T) {
 	if *screenshots == "" {
 		t.Skip("no -screenshots")
 	}
+	folder, err := filepath.Abs(*screenshots)
+	if err != nil {
+		t.Fatal(err)
+	}
 	longName = "reporting"
 	w := newWorld(t)
+	t.Chdir(w.dir)
+	w.dir = "." // the names of files look like somebody's
 	w.page = "actions on"
 	crowd(t, w)
 	b := open(t)
@@ -103,7 +109,7 @@ func TestScreenshots(t *testing.T) {
 		call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: shot.width, Height: shot.height, DeviceScaleFactor: 1, Mobile: shot.phone})
 		b.prefer("prefers-color-scheme", shot.scheme)
 		shown := small(t, call(b, page.CaptureScreenshot, page.CaptureScreenshotParams{Format: page.CaptureScreenshotFormatPng}).Data)
-		if err := os.WriteFile(filepath.Join(*screenshots, shot.name), shown, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(folder, shot.name), shown, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("%s: %d KiB", shot.name, len(shown)>>10)

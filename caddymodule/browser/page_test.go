@@ -65,7 +65,7 @@ func freeAddr(t *testing.T) string {
 
 func (w *world) issuer(name string, cfg sandbox.Config) *issuerOf {
 	if cfg.AccessLifetime == 0 {
-		cfg.AccessLifetime = time.Hour
+		cfg.AccessLifetime = 59 * time.Minute // shown with its seconds
 	}
 	sb := sandbox.New(cfg)
 	i := &issuerOf{Sandbox: sb, server: httptest.NewServer(sb)}
@@ -219,9 +219,8 @@ type tab struct {
 	bad []string
 }
 
-// open starts a browser. Without one a laptop skips the test, CI does not.
-func open(t *testing.T) *tab {
-	t.Helper()
+// browser is one for all tests; none, and no error, where there is none here.
+var browser = sync.OnceValues(func() (context.Context, error) {
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
 		if found, err := exec.LookPath(name); err == nil {
@@ -230,21 +229,55 @@ func open(t *testing.T) *tab {
 		}
 	}
 	if path == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("chromium is missing")
-		}
-		t.Skip("chromium is missing")
+		return nil, nil
+	}
+	dir, err := os.MkdirTemp("", "browser")
+	if err != nil {
+		return nil, err
 	}
 	var errs bytes.Buffer
 	ctx, cancel := chromedp.NewContext(context.Background(), chromedp.WithAllocatorOptions(
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.CombinedOutput(&errs)))
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(dir), chromedp.CombinedOutput(&errs)))
+	endBrowser = func() {
+		_ = chromedp.Cancel(ctx)
+		cancel()
+		_ = os.RemoveAll(dir)
+	}
+	if err := chromedp.Do(ctx); err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, errs.String())
+	}
+	return ctx, nil
+})
+
+var endBrowser = func() {}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	endBrowser()
+	os.Exit(code)
+}
+
+// open opens a tab that shares nothing with others. Without a browser a laptop
+// skips the test, CI does not.
+func open(t *testing.T) *tab {
+	t.Helper()
+	parent, err := browser()
+	switch {
+	case err != nil:
+		t.Fatalf("starting the browser: %v", err)
+	case parent == nil && os.Getenv("CI") != "":
+		t.Fatal("chromium is missing")
+	case parent == nil:
+		t.Skip("chromium is missing")
+	}
+	ctx, cancel := chromedp.NewContext(parent, chromedp.WithNewBrowserContext())
 	t.Cleanup(cancel)
 	// What the policy keeps from happening is told to the page itself.
-	_, err := chromedp.Call(ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{
+	_, err = chromedp.Call(ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{
 		Source: `window.violations = []; addEventListener("securitypolicyviolation", (e) => violations.push(e.violatedDirective + " " + e.blockedURI))`,
 	})
 	if err != nil {
-		t.Fatalf("starting the browser: %v\n%s", err, errs.String())
+		t.Fatalf("opening a tab: %v", err)
 	}
 	b := &tab{ctx: ctx, t: t}
 	messages := chromedp.Console(ctx)

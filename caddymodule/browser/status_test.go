@@ -82,14 +82,13 @@ func TestThePageShowsWhatTheAdminAPISays(t *testing.T) {
 	}
 	same(t, w, b, "billing")
 	b.until("the wait is drawn", `document.querySelector('[data-session="billing"] .attempt .wait')`)
-	if got := b.session("billing"); !strings.Contains(got.Plot, "1 request waited, at most") {
+	if got := b.session("billing"); !strings.Contains(got.Plot, "1 request waited up to") {
 		t.Errorf("the drawing's words: %s", got.Plot)
 	}
 	b.until("the event", `document.querySelector("#event-list").innerText.includes("rotated to generation 2")`)
 
 	// The issuer dies.
-	billing.server.CloseClientConnections()
-	billing.server.Listener.Close()
+	billing.die()
 	if status := w.refresh("billing"); status == 200 {
 		t.Fatal("an exchange with a dead issuer succeeded")
 	}

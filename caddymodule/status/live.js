@@ -2,7 +2,7 @@
 
 // How the page hears of news, and how it asks for something.
 
-let source = null, polling = 0, heard = 0;
+let source = null, polling = 0, asking = false, heard = 0;
 
 function connection(live, text) {
 	$("connection").dataset.live = live;
@@ -12,6 +12,7 @@ function connection(live, text) {
 function receive(overview, live) {
 	heard = Date.now();
 	connection(live, live === "yes" ? "live" : "every 5 seconds");
+	thaw();
 	show(overview);
 }
 
@@ -25,10 +26,8 @@ function listen() {
 		receive(JSON.parse(e.data), "yes");
 	});
 	source.addEventListener("beat", (e) => {
-		heard = Date.now();
-		ahead = Date.parse(JSON.parse(e.data).now) - Date.now();
 		stopPolling();
-		connection("yes", "live");
+		receive({ ...state, now: JSON.parse(e.data).now }, "yes");
 	});
 	source.addEventListener("error", () => {
 		if (source && source.readyState === EventSource.CLOSED) hangUp(); // refused; otherwise it comes back by itself
@@ -41,20 +40,31 @@ function hangUp() {
 	source = null;
 }
 
+// ask is what tells a stream that was cut off from a server that is gone.
+async function ask() {
+	if (asking) return;
+	asking = true;
+	let overview, why = "Not connected to Caddy";
+	try {
+		const answer = await fetch("?status", { headers: { Accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(4000) });
+		if (answer.ok) overview = await answer.json();
+		else why = `Caddy answers ${answer.status} in place of the status`;
+	} catch {
+		// it is gone, or not to be understood
+	}
+	asking = false;
+	if (!polling) return; // events have come meanwhile
+	if (overview) return receive(overview, "poll");
+	connection("no", "not connected, trying again");
+	freeze(why, heard);
+}
+
 function poll() {
-	if (polling) return;
 	let turn = 0;
-	const ask = async () => {
-		try {
-			const answer = await fetch("?status", { headers: { Accept: "application/json" }, cache: "no-store" });
-			if (!answer.ok) throw new Error(`answered ${answer.status}`);
-			receive(await answer.json(), "poll");
-		} catch {
-			connection("no", heard ? `not connected; this is what was known at ${new Date(heard).toLocaleTimeString()}` : "not connected");
-		}
-		if (++turn % 6 === 0) listen();
-	};
-	polling = setInterval(ask, 5000);
+	polling = polling || setInterval(() => {
+		ask();
+		if (++turn % 2 === 0) listen();
+	}, 5000);
 	ask();
 }
 
@@ -72,11 +82,12 @@ document.addEventListener("visibilitychange", () => {
 
 // A connection that went silent without an end (a laptop that slept).
 setInterval(() => {
-	if (source && !polling && heard && Date.now() - heard > 30000) {
+	if (source && !polling && heard && Date.now() - heard > 12000) {
 		hangUp();
 		listen();
+		poll();
 	}
-}, 5000);
+}, 2000);
 
 // actions
 
@@ -125,8 +136,8 @@ $("confirm-yes").addEventListener("click", async () => {
 		});
 		const body = await answer.json();
 		text = body.error ? `It did not work: ${body.error}` : body.text || body.note || "Done.";
-	} catch (e) {
-		text = `It did not work: ${e.message}`;
+	} catch {
+		text = "Caddy did not answer. Whether it was done will show here when it answers again.";
 	}
 	set($("confirm-answer"), text);
 	$("confirm-yes").hidden = true;

@@ -5,15 +5,17 @@
 
 const $ = (id) => document.getElementById(id);
 const svgNS = "http://www.w3.org/2000/svg";
-const failures = new Set(["not_sent", "retry", "redirect", "config", "unauthorized", "rejected"]);
-const unsure = new Set(["unknown", "quiet"]);
+const failures = { not_sent: "no connection", retry: "the issuer's error", redirect: "a redirect", config: "not as configured", unauthorized: "access token refused", rejected: "refresh token refused" };
+const unsure = { unknown: "no whole answer", quiet: "a gateway's error" };
 
 let state = null; // the last overview
 let ahead = 0; // the server's clock minus ours, in ms
+let frozen = 0; // since when nothing is known: the clock then stands still
+let touched = 0; // when somebody last pointed or typed
 const cards = new Map(); // by session
 const poolCards = new Map();
 
-const serverNow = () => Date.now() + ahead;
+const serverNow = () => (frozen || Date.now()) + ahead;
 
 // times in words
 
@@ -37,8 +39,7 @@ const until = (text) => (Date.parse(text) - serverNow()) / 1000;
 
 function ago(text) {
 	const s = -until(text);
-	if (s < 10) return "just now";
-	if (s < 60) return "a moment ago";
+	if (s < 1.5) return "just now";
 	return `${span(s).replace(/ \d\d s$/, "")} ago`;
 }
 
@@ -100,7 +101,7 @@ function showSession(s) {
 	card.article.dataset.level = s.level;
 	card.article.dataset.state = s.state;
 	set(find(".words"), s.words);
-	find(".trouble").hidden = !s.advice;
+	find(".trouble").hidden = !s.advice && !s.last_error;
 	set(find(".advice"), s.advice || "");
 	const commands = find(".commands");
 	if (commands.textContent !== (s.commands || []).join("")) {
@@ -121,7 +122,6 @@ function showSession(s) {
 		showDetails(card, s);
 		showHistory(card, s);
 	}
-	return card.item;
 }
 
 function showDetails(card, s) {
@@ -130,7 +130,6 @@ function showDetails(card, s) {
 		["Token", s.generation ? `generation ${s.generation} of login ${s.epoch}${s.source ? `, from ${s.source}` : ""}` : "none"],
 		["Fingerprint", s.fingerprint],
 		["Hold-off", s.hold_off],
-		["Waiting now", s.waiting ? plural(s.waiting, "request", "requests") : ""],
 	];
 	card.find(".facts").replaceChildren(...facts.filter(([, text]) => text).map(([name, text]) => {
 		const row = make("div");
@@ -139,17 +138,31 @@ function showDetails(card, s) {
 	}));
 }
 
-const kindOf = (outcome) => (outcome === "ok" ? "ok" : failures.has(outcome) ? "failed" : unsure.has(outcome) ? "unsure" : "login");
+const kindOf = (outcome) => (outcome === "ok" ? "ok" : failures[outcome] ? "failed" : unsure[outcome] ? "unsure" : "login");
+
+const times = (r) => (r.times > 1 ? `, ${r.times} times` : "");
 
 function rotationText(r, wait) {
 	const what = {
 		ok: `rotated in ${took(r.took_ns / 1e9) || "no time"}`,
-		failed: `failed (${r.outcome})`,
-		unsure: `outcome unknown (${r.outcome})`,
+		failed: `failed: ${failures[r.outcome]}${times(r)}`,
+		unsure: `outcome unknown: ${unsure[r.outcome]}${times(r)}`,
 		login: `a new login, from ${r.outcome}`,
 	}[kindOf(r.outcome)];
-	const waited = wait ? `; ${plural(wait.requests, "request", "requests")} waited, at most ${took(wait.longest_seconds)}` : "";
-	return `${clock(r.at)}: ${what}${waited}`;
+	return wait ? `${what}, ${plural(wait.requests, "request", "requests")} waited up to ${took(wait.longest_seconds)}` : what;
+}
+
+// waitsOf tells which attempt requests waited for. They are counted by the token
+// that they got, and after a failure that is the one from before: so of the
+// attempts with that token it is the one that took about as long as they waited.
+function waitsOf(s) {
+	const found = new Map();
+	for (const wait of s.waits || []) {
+		const off = (r) => Math.abs((r.took_ns || 0) / 1e9 - wait.longest_seconds);
+		const [r] = (s.rotations || []).filter((r) => r.epoch === wait.epoch && r.generation === wait.generation).sort((a, b) => off(a) - off(b));
+		if (r) found.set(r, wait);
+	}
+	return found;
 }
 
 // showHistory draws the last rotations, the newest at the right: a bar as high as
@@ -158,8 +171,8 @@ function rotationText(r, wait) {
 // is not known, a ring for a new login. The table below says the same.
 function showHistory(card, s) {
 	const list = s.rotations || [];
-	const waits = new Map((s.waits || []).map((w) => [`${w.epoch}.${w.generation}`, w]));
-	const waitOf = (r) => (kindOf(r.outcome) === "ok" || kindOf(r.outcome) === "login" ? waits.get(`${r.epoch}.${r.generation}`) : undefined);
+	const waits = waitsOf(s);
+	card.newest = list.length ? rotationText(list.at(-1), waits.get(list.at(-1))) : "";
 	card.find(".history").hidden = list.length === 0;
 	card.find(".scroll").hidden = list.length === 0;
 	card.find("tbody").replaceChildren(...list.slice().reverse().map((r) => {
@@ -168,24 +181,23 @@ function showHistory(card, s) {
 		const time = make("time", clock(r.at));
 		time.dateTime = r.at;
 		when.append(time);
-		const wait = waitOf(r);
-		const what = { ok: "rotated", failed: "failed", unsure: "outcome unknown", login: "new login" }[kindOf(r.outcome)];
+		const what = { ok: "rotated", failed: "failed", unsure: "outcome unknown", login: "new login" }[kindOf(r.outcome)] + times(r);
 		row.append(when, make("td", `${r.epoch}.${r.generation}`), make("td", r.error ? `${what}: ${r.error}` : kindOf(r.outcome) === "login" ? `${what}, from ${r.outcome}` : what),
-			make("td", took((r.took_ns || 0) / 1e9)), make("td", wait ? `${wait.requests}, at most ${took(wait.longest_seconds)}` : ""));
+			make("td", took((r.took_ns || 0) / 1e9)), make("td", waits.has(r) ? `${waits.get(r).requests}, up to ${took(waits.get(r).longest_seconds)}` : ""));
 		return row;
 	}));
 	if (list.length === 0) return;
 
 	const step = 20, slots = 16, base = 48;
-	const height = (seconds) => Math.max(3, Math.min(40, 10 * (Math.log10(Math.max(seconds, 0.001)) + 3))); // 1 ms to 10 s
+	const height = (seconds) => Math.min(40, 8 + 8 * (Math.log10(Math.max(seconds, 0.001)) + 3)); // 1 ms to 10 s
 	const good = list.filter((r) => r.outcome === "ok").length;
 	const svg = draw("svg", { viewBox: `0 0 ${step * slots} 52`, preserveAspectRatio: "xMaxYMid meet", role: "img",
-		"aria-label": `The last ${plural(list.length, "attempt", "attempts")}: ${plural(good, "rotation", "rotations")}, ${list.filter((r) => failures.has(r.outcome) || unsure.has(r.outcome)).length} failed. The newest: ${rotationText(list.at(-1), waitOf(list.at(-1)))}` });
+		"aria-label": `The last ${plural(list.length, "attempt", "attempts")}: ${plural(good, "rotation", "rotations")}, ${list.filter((r) => failures[r.outcome] || unsure[r.outcome]).length} failed. The newest: ${clock(list.at(-1).at)}: ${card.newest}` });
 	svg.append(draw("line", { class: "base", x1: 0, x2: step * slots, y1: base + .5, y2: base + .5 }));
 	list.forEach((r, i) => {
 		const x = step * (slots - list.length + i) + step / 2;
-		const wait = waitOf(r);
-		const group = draw("g", { class: "attempt", "data-kind": kindOf(r.outcome) }, rotationText(r, wait));
+		const wait = waits.get(r);
+		const group = draw("g", { class: "attempt", "data-kind": kindOf(r.outcome) }, `${clock(r.at)}: ${rotationText(r, wait)}`);
 		switch (kindOf(r.outcome)) {
 		case "ok": {
 			const h = height((r.took_ns || 0) / 1e9);
@@ -201,6 +213,11 @@ function showHistory(card, s) {
 		default:
 			group.append(draw("circle", { class: "login", cx: x - 2, cy: base - 7, r: 4.5 }));
 		}
+		if (r.times > 1) {
+			const label = draw("text", { class: "times", x, y: base - 17 });
+			label.textContent = `${r.times}×`;
+			group.append(label);
+		}
 		if (wait) {
 			const h = height(wait.longest_seconds);
 			group.append(draw("rect", { class: "wait", x: x + 3, y: base - h, width: 4, height: h, rx: 1 }));
@@ -210,8 +227,33 @@ function showHistory(card, s) {
 	card.find(".plot").replaceChildren(svg);
 }
 
+// planOf says what is to come. What waits for something has no time.
+function planOf(s) {
+	const attempt = s.next_attempt || s.refresh_at;
+	switch (s.state) {
+	case "exchanging":
+		return s.waiting ? `exchange under way, ${plural(s.waiting, "request waits", "requests wait")}` : "exchange under way";
+	case "uncertain":
+		return "next exchange once it is known";
+	case "holding":
+		return "next exchange held up";
+	}
+	return attempt ? `next exchange ${until(attempt) > 0.5 ? `in ${about(until(attempt))}` : "now"}` : "";
+}
+
+// place puts what is worst first, but not under somebody's hand.
+function place() {
+	const items = state.sessions.map((s) => cards.get(s.name).item);
+	const list = $("session-list");
+	if (Date.now() - touched < 2000 && items.length === list.children.length && items.every((item) => item.parentElement === list)) return;
+	arrange(list, items);
+}
+
+for (const kind of ["pointermove", "pointerdown", "wheel", "keydown"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
+
 // run moves what moves with time.
 function run() {
+	if (state) place();
 	for (const { session: s, find } of cards.values()) {
 		if (!s) continue;
 		const bar = find(".bar"), fill = find(".fill"), mark = find(".mark");
@@ -226,10 +268,8 @@ function run() {
 		const life = (Date.parse(s.expires_at) - Date.parse(s.received_at || s.expires_at)) / 1000;
 		const share = life > 0 ? Math.min(1, Math.max(0, left / life)) : 0;
 		fill.style.transform = `scaleX(${share.toFixed(4)})`;
-		const attempt = s.next_attempt || s.refresh_at;
-		const plan = s.state === "exchanging" ? "exchange under way" : attempt ? `next exchange ${until(attempt) > 0.5 ? `in ${about(until(attempt))}` : "now"}` : "";
 		set(find(".time"), left > 0 ? `${span(left)} left` : `expired ${about(-left)} ago`);
-		set(find(".plan"), plan);
+		set(find(".plan"), planOf(s));
 		mark.hidden = !s.refresh_at || life <= 0;
 		if (!mark.hidden) {
 			const at = (Date.parse(s.expires_at) - Date.parse(s.refresh_at)) / 1000 / life;
@@ -237,11 +277,11 @@ function run() {
 		}
 		bar.setAttribute("aria-label", left > 0 ? `${span(left)} of ${span(life)} left${s.refresh_at ? `; the mark is the planned exchange, ${span((Date.parse(s.expires_at) - Date.parse(s.refresh_at)) / 1000)} before the end` : ""}` : "expired");
 	}
-	for (const { session: s, find } of cards.values()) {
+	for (const { session: s, find, newest } of cards.values()) {
 		if (!s || !s.rotations || s.rotations.length === 0) continue;
-		const oldest = ago(s.rotations[0].at), newest = ago(s.rotations.at(-1).at);
-		set(find(".oldest"), oldest === newest ? "" : oldest);
-		set(find(".newest"), newest);
+		set(find(".oldest"), s.rotations.length > 1 ? ago(s.rotations[0].at) : "");
+		set(find(".newest"), ago(s.rotations.at(-1).at));
+		set(find(".latest"), newest);
 	}
 	for (const time of document.querySelectorAll("#event-list time")) set(time, ago(time.dateTime));
 }
@@ -269,11 +309,13 @@ function showPool(p) {
 	if (drawn === card.drawn) return card.item;
 	card.drawn = drawn;
 	find("article").dataset.level = p.level;
-	set(find(".words"), p.problem ? "not ready" : "ready");
+	set(find(".words"), p.words);
 	set(find(".count"), plural(p.sessions, "session", "sessions"));
 	set(find(".plan"), `${p.live.toLocaleString("en")} at work, ${p.lost.toLocaleString("en")} lost since the process began`);
-	find(".trouble").hidden = !p.problem;
-	set(find(".error-text"), p.problem || "");
+	find(".trouble").hidden = !p.advice && !p.last_error;
+	set(find(".advice"), p.advice || "");
+	find(".error").hidden = !p.last_error;
+	set(find(".error-text"), p.last_error || "");
 	const levels = { fresh: "good", exchanging: "good", lost: "bad", expired: "bad" };
 	find(".chips").replaceChildren(...Object.entries(p.states || {}).sort(([a], [b]) => a.localeCompare(b)).map(([name, n]) => {
 		const chip = make("li", `${name} ${n.toLocaleString("en")}`);
@@ -298,13 +340,15 @@ function showPool(p) {
 
 // events
 
+const often = (e) => (e.count > 1 ? `, ${e.count.toLocaleString("en")} times in ${about((Date.parse(e.data.at) - Date.parse(e.since)) / 1000)}` : "");
+
 const eventWords = {
 	rotated: ["good", (d) => `rotated to generation ${d.generation}${d.took_seconds ? ` in ${took(d.took_seconds)}` : ""}`],
 	exchange_failed: ["trouble", () => "exchange failed"],
 	uncertain: ["trouble", () => "outcome of an exchange unknown"],
 	degraded: ["trouble", () => "failing for long"],
 	lost: ["bad", (d) => `lost (${d.reason})${d.login_needed ? ": needs a login" : ", signing in again"}`],
-	reauthenticated: ["good", () => "signed in again"],
+	reauthenticated: ["good", (d) => `has a new login${d.source ? `, from ${d.source}` : ""}`],
 	revoked: ["waiting", () => "ended"],
 	refresh_token_expiring: ["bad", () => "the refresh token is about to end"],
 	reuse_suspected: ["bad", () => "the refresh token may have been used by somebody else"],
@@ -323,7 +367,7 @@ function showEvents(list) {
 		time.dateTime = e.data.at;
 		time.title = clock(e.data.at);
 		const text = make("span", undefined, "text");
-		text.append(make("strong", e.data.session), " ", make("span", words(e.data), "what"));
+		text.append(make("strong", e.count > 1 && e.data.pool ? e.data.pool : e.data.session), " ", make("span", words(e.data) + often(e), "what"));
 		if (e.data.error) text.append(`: ${e.data.error}`);
 		item.append(time, text);
 		return item;
@@ -332,20 +376,36 @@ function showEvents(list) {
 
 // the whole
 
+function showSummary(level, text, also) {
+	$("summary").dataset.level = level;
+	set($("summary-text"), text);
+	$("summary-also").hidden = !also;
+	set($("summary-also"), also);
+	document.title = `${text} · token sessions`;
+}
+
+// freeze says that nobody knows how things stand: what is shown is of then.
+function freeze(text, at) {
+	frozen = frozen || at;
+	document.body.dataset.stale = "";
+	showSummary("waiting", text, state ? `At ${new Date(at).toLocaleTimeString()}, as shown below: ${[state.summary.text, ...state.summary.also].join("; ")}` : "");
+	if (state) run();
+}
+
+function thaw() {
+	frozen = 0;
+	delete document.body.dataset.stale;
+}
+
 function show(overview) {
 	state = overview;
 	ahead = Date.parse(overview.now) - Date.now();
-	$("summary").dataset.level = overview.summary.level;
-	set($("summary-text"), overview.summary.text);
-	$("summary-also").hidden = overview.summary.also.length === 0;
-	set($("summary-also"), overview.summary.also.join("; "));
-	document.title = `${overview.summary.text} · token sessions`;
+	showSummary(overview.summary.level, overview.summary.text, overview.summary.also.join("; "));
 	$("sessions").hidden = overview.sessions.length === 0;
 	$("pools").hidden = overview.pools.length === 0;
-	const items = overview.sessions.map(showSession);
+	overview.sessions.forEach(showSession);
 	const names = new Set(overview.sessions.map((s) => s.name));
 	for (const name of cards.keys()) if (!names.has(name)) cards.delete(name);
-	arrange($("session-list"), items);
 	arrange($("pool-list"), overview.pools.map(showPool));
 	$("unlisted").hidden = !overview.unlisted;
 	set($("unlisted"), `And ${plural(overview.unlisted, "more that is well.", "more that are well.")}`);

@@ -118,7 +118,7 @@ func whoami(w http.ResponseWriter, caller Session) {
 		Generation int       `json:"generation"`
 		Now        time.Time `json:"now"`
 		ExpiresAt  time.Time `json:"expires_at"`
-	}{caller.User, caller.ID, caller.Generation, now().UTC(), caller.ExpiresAt.UTC()}))
+	}{caller.User, caller.ID, caller.Generation, now().UTC().Truncate(time.Second), caller.ExpiresAt.UTC()}))
 }
 
 // received reads the body to its end and answers what came.
