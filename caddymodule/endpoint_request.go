@@ -1,11 +1,13 @@
 package caddymodule
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
@@ -38,10 +40,11 @@ func readRefresh(w http.ResponseWriter, r *http.Request) (askedRefresh, *badRefr
 		}
 	}
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	switch kind {
-	case "application/x-www-form-urlencoded":
+	isObject := bytes.HasPrefix(bytes.TrimSpace(body), []byte("{"))
+	switch {
+	case kind == "application/x-www-form-urlencoded", kind == "" && !isObject:
 		return readRefreshForm(string(body))
-	case "application/json":
+	case kind == "application/json", kind == "text/json", strings.HasSuffix(kind, "+json"), kind == "":
 		return readRefreshJSON(body)
 	}
 	return askedRefresh{}, &badRefresh{

@@ -241,7 +241,7 @@ func (m *machine) answered(a Answer) {
 		m.refused = true
 		m.notCommitted(a)
 	case ClassConfig:
-		if prior != nil && a.Status == 400 {
+		if m.refusedForGood(a) {
 			m.rejected(a)
 			return
 		}
@@ -249,6 +249,22 @@ func (m *machine) answered(a Answer) {
 	default: // ClassUnknown, ClassQuiet
 		m.unknown(a)
 	}
+}
+
+// refusedForGood reports whether a refusal that does not say so is most likely
+// about the refresh token: it was sent before and may be spent; or it is refused
+// for the second time by an issuer that has taken such requests, and asks for
+// nothing else. Once nothing is left to be kept and a source can sign in, it need
+// not be likely.
+func (m *machine) refusedForGood(a Answer) bool {
+	again := m.failures > 0 && m.lastClass == ClassConfig
+	switch {
+	case a.Vague && m.attempt.prior != nil:
+		return true
+	case a.Vague && again && m.rec.Generation > 1:
+		return !m.profile.NeedsAccess // the access token may be what it minds
+	}
+	return again && m.expired() && m.mayReturn() && !m.policy.NoReauthenticate
 }
 
 // notCommitted: this attempt changed nothing at the issuer.

@@ -26,7 +26,7 @@ func readTimes(token Secret) tokenTimes {
 	}
 	// The signature is not needed, and the sample of the seed document has one
 	// that is not even base64url, which golang-jwt refuses.
-	text = text[:strings.LastIndexByte(text, '.')+1]
+	text = base64url.Replace(text[:strings.LastIndexByte(text, '.')+1])
 
 	var claims timeClaims
 	_, _, err := jwt.NewParser().ParseUnverified(text, &claims)
@@ -35,6 +35,9 @@ func readTimes(token Secret) tokenTimes {
 	}
 	return claims.times()
 }
+
+// base64url undoes what other base64 encoders do: padding, and the other alphabet.
+var base64url = strings.NewReplacer("=", "", "+", "-", "/", "_")
 
 // timeClaims are the claims that readTimes wants, by their exact names.
 type timeClaims struct {
@@ -52,7 +55,7 @@ func (c *timeClaims) UnmarshalJSON(body []byte) error {
 		return errors.New("the claims are not a JSON object")
 	}
 	obj := object{}
-	if err := scanObject(dec, 1, obj); err != nil {
+	if err := scanObject(dec, 1, "", obj); err != nil {
 		return err
 	}
 	c.exp, c.iat = obj.date("exp"), obj.date("iat")

@@ -96,7 +96,7 @@ func readOwner(access string) (user, application string) {
 		return "", ""
 	}
 	claims := object{}
-	if scanObject(dec, 1, claims) != nil {
+	if scanObject(dec, 1, "", claims) != nil {
 		return "", ""
 	}
 	user, _ = claims["sub"].(string)

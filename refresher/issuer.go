@@ -104,6 +104,10 @@ type Answer struct {
 	Pair   Pair // ClassOK; an empty refresh token means: keep the one in use
 	Status int  // HTTP status, 0 without a complete head
 
+	// Vague: the issuer refused the request (400) and did not say why. It may be
+	// the refresh token.
+	Vague bool
+
 	// RetryAfter is how long the issuer asked to be left alone; 0 if it did not.
 	RetryAfter time.Duration
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What a pair can do without is taken where it is usable, and never a reason to
@@ -35,5 +36,29 @@ func TestWhatElseComesWithAPair(t *testing.T) {
 	}
 	if _, err := ParsePair([]byte(`{"access_token":"a","id_token":"x","id_token":"y"}`), DefaultFields()); err == nil {
 		t.Error("a name that stands twice was taken")
+	}
+}
+
+func TestFieldsInsideOthersAreNamedWithDots(t *testing.T) {
+	fields := Fields{Access: []string{"data.tokens.access"}, Refresh: []string{"data.refresh", "refresh"}, ExpiresIn: []string{"data.seconds"}}
+	for name, tt := range map[string]struct {
+		body, refresh string
+		ok            bool
+	}{
+		"as they stand":                     {`{"result":true,"data":{"tokens":{"access":"a"},"refresh":"r","seconds":60}}`, "r", true},
+		"a name with a dot in it first":     {`{"data.refresh":"dotted","data":{"tokens":{"access":"a"},"refresh":"r","seconds":60}}`, "dotted", true},
+		"whichever comes first":             {`{"data":{"tokens":{"access":"a"},"refresh":"r","seconds":60},"data.refresh":"dotted"}`, "dotted", true},
+		"not in a list":                     {`{"data":[{"tokens":{"access":"a"},"refresh":"r"}]}`, "", false},
+		"not where the access token is not": {`{"access":"a","data":{"refresh":"r"}}`, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := ParsePair([]byte(tt.body), fields)
+			if (err == nil) != tt.ok || p.Refresh.Reveal() != tt.refresh {
+				t.Errorf("%v, %v", p.Refresh.Reveal(), err)
+			}
+			if tt.ok && p.ExpiresIn != time.Minute {
+				t.Errorf("expires in %v", p.ExpiresIn)
+			}
+		})
 	}
 }

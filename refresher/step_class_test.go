@@ -230,7 +230,7 @@ func TestAnUnknownOutcomeAtAStrictIssuer(t *testing.T) {
 		r.wantLost(ReasonTwoGenerals)
 	})
 	for name, a := range map[string]Answer{
-		"rejected": failure(ClassRejected, 400), "unauthorized": failure(ClassUnauthorized, 401), "a 400": failure(ClassConfig, 400),
+		"rejected": failure(ClassRejected, 400), "unauthorized": failure(ClassUnauthorized, 401), "a 400 that does not say why": vague(400),
 	} {
 		t.Run("is lost when the next attempt is answered: "+name, func(t *testing.T) {
 			r := uncertain(t)
@@ -240,6 +240,13 @@ func TestAnUnknownOutcomeAtAStrictIssuer(t *testing.T) {
 			r.wantLost(ReasonTwoGenerals)
 		})
 	}
+	t.Run("stays open when the next attempt meets a wrong setting", func(t *testing.T) {
+		r := uncertain(t)
+		r.pass(30 * time.Second)
+		r.accepted()
+		r.exchange(failure(ClassConfig, 400)) // invalid_client, or a page of a load balancer
+		r.wantLost("")
+	})
 	t.Run("stays open when the next attempt is refused for now", func(t *testing.T) {
 		r := uncertain(t)
 		r.pass(30 * time.Second)
@@ -383,4 +390,63 @@ func TestTheEndOfTheAccessToken(t *testing.T) {
 			t.Errorf("the next look is %v after the end: until then requests get a dead token", at.Sub(r.state.sched.notAfter))
 		}
 	})
+}
+
+// vague is a refusal that does not say why.
+func vague(status int) Answer {
+	a := failure(ClassConfig, status)
+	a.Vague = true
+	return a
+}
+
+func TestARefusalThatDoesNotSayWhyIsBelievedTheSecondTime(t *testing.T) {
+	bearer := lenient
+	bearer.NeedsAccess = true
+	for name, tt := range map[string]struct {
+		profile  Profile
+		rotated  bool
+		refusals []Answer
+		want     Reason
+	}{
+		"by an issuer that took another pair of the session": {lenient, true, []Answer{vague(400), vague(400)}, ReasonRejected},
+		"not the first time":                        {lenient, true, []Answer{vague(400)}, ""},
+		"not by one that has taken none":            {lenient, false, []Answer{vague(400), vague(400)}, ""},
+		"not by one that may mind the access token": {bearer, true, []Answer{vague(400), vague(400)}, ""},
+		"not after an outage":                       {lenient, true, []Answer{failure(ClassRetry, 503), vague(400)}, ""},
+		"nor a page, or a wrong setting":            {lenient, true, []Answer{failure(ClassConfig, 400), failure(ClassConfig, 404)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := seededRig(t, tt.profile, time.Hour)
+			if tt.rotated {
+				r.exchange(r.ok())
+			}
+			for _, a := range tt.refusals {
+				r.exchange(a)
+			}
+			r.wantLost(tt.want)
+		})
+	}
+}
+
+func TestAnIssuerThatKeepsRefusingAnExpiredPairLeadsToANewLogin(t *testing.T) {
+	for name, may := range map[string]bool{"which a source can make": true, "unless none can": false} {
+		t.Run(name, func(t *testing.T) {
+			profile := strict
+			profile.AcceptsExpired = true
+			r := seededRig(t, profile, time.Hour, func(r *rig) { r.conf.signsIn = may })
+			r.exchange(failure(ClassConfig, 404))
+			r.wantLost("")
+			r.pass(time.Hour)
+			for range 3 {
+				if r.state.rec.Lost == "" {
+					r.exchange(failure(ClassConfig, 404))
+				}
+			}
+			want := Reason("")
+			if may {
+				want = ReasonRejected
+			}
+			r.wantLost(want)
+		})
+	}
 }

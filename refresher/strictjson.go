@@ -27,6 +27,7 @@ func parseObject(body []byte) (object, error) {
 	if len(body) > MaxAnswer {
 		return nil, fmt.Errorf("more than %d bytes", MaxAnswer)
 	}
+	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")) // RFC 8259 section 8.1: it may be ignored
 	if !utf8.Valid(body) {
 		return nil, errors.New("not valid UTF-8")
 	}
@@ -37,7 +38,7 @@ func parseObject(body []byte) (object, error) {
 		return nil, errors.New("not a JSON object")
 	}
 	obj := object{}
-	if err := scanObject(dec, 1, obj); err != nil {
+	if err := scanObject(dec, 1, "", obj); err != nil {
 		return nil, err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -48,7 +49,7 @@ func parseObject(body []byte) (object, error) {
 
 // scanObject reads the members of an object whose brace was read, keeping its
 // scalars in keep unless that is nil.
-func scanObject(dec *json.Decoder, depth int, keep object) error {
+func scanObject(dec *json.Decoder, depth int, in string, keep object) error {
 	seen := map[string]bool{}
 	for dec.More() {
 		tok, err := dec.Token()
@@ -63,12 +64,12 @@ func scanObject(dec *json.Decoder, depth int, keep object) error {
 			return errors.New("a name stands twice in one JSON object")
 		}
 		seen[name] = true
-		val, err := scanValue(dec, depth)
+		val, err := scanValue(dec, depth, in+name+".", keep)
 		if err != nil {
 			return err
 		}
-		if keep != nil {
-			keep[name] = val
+		if _, there := keep[in+name]; keep != nil && (in == "" || !there) { // a name with a dot in it comes first
+			keep[in+name] = val
 		}
 	}
 	if _, err := dec.Token(); err != nil {
@@ -78,7 +79,7 @@ func scanObject(dec *json.Decoder, depth int, keep object) error {
 }
 
 // scanValue reads one value; objects and arrays come back as [nested].
-func scanValue(dec *json.Decoder, depth int) (any, error) {
+func scanValue(dec *json.Decoder, depth int, in string, keep object) (any, error) {
 	tok, err := dec.Token()
 	if err != nil {
 		return nil, notJSON(dec)
@@ -91,10 +92,10 @@ func scanValue(dec *json.Decoder, depth int) (any, error) {
 		return nil, fmt.Errorf("JSON nested deeper than %d", maxDepth)
 	}
 	if delim == '{' {
-		return nested{}, scanObject(dec, depth+1, nil)
+		return nested{}, scanObject(dec, depth+1, in, keep)
 	}
 	for dec.More() {
-		if _, err := scanValue(dec, depth+1); err != nil {
+		if _, err := scanValue(dec, depth+1, "", nil); err != nil {
 			return nil, err
 		}
 	}
@@ -140,7 +141,7 @@ func (o object) token(names []string, limit int, allowed func(byte) bool) (strin
 			return "", fmt.Errorf("%q is not a string", name)
 		}
 		if s == "" {
-			return "", fmt.Errorf("%q is empty", name)
+			continue // some servers have it for null
 		}
 		if len(s) > limit {
 			return "", fmt.Errorf("%q is longer than %d bytes", name, limit)

@@ -44,10 +44,20 @@ func (r reader) judge(o Outcome) (a refresher.Answer, code string) {
 	}
 	a.Err = r.explain(o, code, pairErr)
 	a.RetryAfter = leaveAlone(o)
+	a.Vague = vague(o, code)
 	if a.Class == refresher.ClassUnknown && successful(o) {
 		a.Raw = o.Body
 	}
 	return a, code
+}
+
+// vague reports whether a refusal leaves open what was wrong. A page is from
+// something in front of the endpoint, and about neither the token nor the client.
+func vague(o Outcome, code string) bool {
+	if o.Err != nil || o.BodyErr != nil || o.Status != http.StatusBadRequest || code != "" && code != "invalid_request" {
+		return false
+	}
+	return !strings.HasPrefix(strings.TrimSpace(o.Body.Reveal()), "<")
 }
 
 var (
@@ -64,10 +74,12 @@ func (r reader) pair(o Outcome) (refresher.Pair, error) {
 		return refresher.Pair{}, o.BodyErr
 	case o.Status == http.StatusNoContent, o.Status == http.StatusResetContent, o.Body.IsZero():
 		return refresher.Pair{}, errNoContent
-	case !isJSON(o.Header):
-		return refresher.Pair{}, errContentType
 	}
-	return refresher.ParsePair([]byte(o.Body.Reveal()), r.fields)
+	pair, err := refresher.ParsePair([]byte(o.Body.Reveal()), r.fields)
+	if err != nil && !isJSON(o.Header) {
+		err = errContentType
+	}
+	return pair, err
 }
 
 // isJSON accepts application/json and any +json type (RFC 6839 section 3.1). No

@@ -26,7 +26,7 @@ func capture(t *testing.T, change func(*BearerConfig), p refresher.Pair) string 
 
 func TestTheRequestByteForByte(t *testing.T) {
 	const start = "POST /User/RefreshToken?v=2 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: caddy-token-refresh\r\nConnection: close\r\n"
-	const length = "Content-Length: 43\r\nAccept: application/json\r\n"
+	const length = "Content-Length: 43\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
 	bare, word := "", "Token"
 	tests := []struct {
 		name   string
@@ -69,7 +69,7 @@ func TestTheRequestByteForByte(t *testing.T) {
 			name:   "with characters that JSON and HTML escape",
 			change: func(c *BearerConfig) { c.RequestField = "rt" },
 			pair:   refresher.Pair{Access: refresher.NewSecret("1|a,b"), Refresh: refresher.NewSecret(`a+/=<&>"\`)},
-			want: start + "Content-Length: 20\r\nAccept: application/json\r\nAuthorization: Bearer 1|a,b\r\nContent-Type: application/json\r\nVersion: 2.0\r\n\r\n" +
+			want: start + "Content-Length: 20\r\nAccept: application/json\r\nAccept-Encoding: identity\r\nAuthorization: Bearer 1|a,b\r\nContent-Type: application/json\r\nVersion: 2.0\r\n\r\n" +
 				`{"rt":"a+/=<&>\"\\"}`,
 		},
 	}

@@ -56,6 +56,9 @@ func classify(d dialect, o Outcome, code string, pairErr error) refresher.Class 
 		if class, ok := classOfCode[code]; ok {
 			return class
 		}
+		if d == tokenEndpoint && (code == "invalid_token" || code == "token_inactive") {
+			return refresher.ClassRejected // the only token in the request: UAA and Spring, Hydra before 2.3
+		}
 		return classOfClientError(d, o.Status)
 	case o.Status == http.StatusInternalServerError, o.Status == http.StatusServiceUnavailable, code == fusionWebhook:
 		return refresher.ClassRetry

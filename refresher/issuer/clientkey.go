@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
@@ -30,7 +31,15 @@ type ClientKey struct {
 func ParseClientKey(text []byte) (*ClientKey, error) {
 	var k ClientKey
 	var key any
-	if block, _ := pem.Decode(text); block != nil {
+	block, rest := pem.Decode(text)
+	for block != nil && !strings.HasSuffix(block.Type, "PRIVATE KEY") && len(rest) > 0 { // "EC PARAMETERS" of openssl ecparam
+		if next, after := pem.Decode(rest); next != nil {
+			block, rest = next, after
+		} else {
+			break
+		}
+	}
+	if block != nil {
 		var err error
 		if key, err = parsePEM(block); err != nil {
 			return nil, err

@@ -57,6 +57,7 @@ func TestClientKeysAndWhatTheySign(t *testing.T) {
 		{"RSA in PKCS #1, with PSS", pkcs1, "PS512", "k", &rsaKey.PublicKey, "PS512", "k"},
 		{"P-256", pemKey(t, ec["P-256"]), "", "", &ec["P-256"].PublicKey, "ES256", nil},
 		{"P-256 in SEC 1", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1}), "", "", &ec["P-256"].PublicKey, "ES256", nil},
+		{"P-256 as openssl ecparam writes it", append(pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 0}}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1})...), "", "", &ec["P-256"].PublicKey, "ES256", nil},
 		{"P-384", pemKey(t, ec["P-384"]), "", "", &ec["P-384"].PublicKey, "ES384", nil},
 		{"P-521 as JWK", jwk(ec["P-521"], "j", ""), "", "", &ec["P-521"].PublicKey, "ES512", "j"},
 		{"Ed25519", pemKey(t, edKey), "", "", edKey.Public(), "EdDSA", nil},

@@ -101,6 +101,9 @@ func (c *Conn) Do(ctx context.Context, r Request) Outcome {
 		return out
 	}
 	readAnswer(&lastLook{conn: stream, ctx: ctx}, &out)
+	if out.Status == 0 && certificateRefused(out.Err) {
+		out.Written = 0 // the handshake failed at the other end: what was written is not read there
+	}
 	if out.Err != nil {
 		out.Err = fault(ctx, out.Err)
 	}

@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"crypto/sha256"
-	"net/http"
 	"sync"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
@@ -12,11 +11,11 @@ import (
 const maxDoubts = 1024
 
 // doubts settles what a 400 means that does not say: some servers answer
-// "invalid_request" (Dex), or nothing at all, where RFC 6749 has invalid_grant,
-// and a firewall's 400 looks the same. What was sent tells: the same request was
+// "invalid_request" (Dex), or nothing at all, where RFC 6749 has invalid_grant.
+// What was sent tells: the same request was
 // accepted with other refresh tokens, so that it is not the configuration, and
 // this one is refused for the second time, so that it was no accident. The
-// second time comes a minute later at the earliest ([refresher.ClassConfig]).
+// second time comes after the backoff of [refresher.ClassConfig].
 //
 // Before the first success nothing is concluded: to give up a login over a wrong
 // setting would be worse than to ask again in a quarter of an hour.
@@ -34,7 +33,7 @@ func (d *doubts) settle(a refresher.Answer, code string, sent refresher.Pair) re
 	case a.Class == refresher.ClassOK:
 		d.worked = true
 		delete(d.refused, key)
-	case a.Class != refresher.ClassConfig || a.Status != http.StatusBadRequest || code != "" && code != "invalid_request":
+	case a.Class != refresher.ClassConfig || !a.Vague:
 	case d.worked && d.refused[key]:
 		delete(d.refused, key)
 		a.Class = refresher.ClassRejected

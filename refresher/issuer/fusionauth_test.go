@@ -48,7 +48,7 @@ func TestTheFusionAuthRequestByteForByte(t *testing.T) {
 	wantClass(t, exchangeOnce(t, f, oldPair()), refresher.ClassUnknown)
 	body := `{"refreshToken":"` + oldRefresh + `","token":"` + oldAccess + `"}`
 	want := "POST /auth/api/jwt/refresh HTTP/1.1\r\nHost: 127.0.0.1:9011\r\nUser-Agent: caddy-token-refresh\r\nConnection: close\r\n" +
-		contentLength(body) + "\r\nAccept: application/json\r\nContent-Type: application/json\r\nX-Fusionauth-Tenantid: t-1\r\n\r\n" + body
+		contentLength(body) + "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\nContent-Type: application/json\r\nX-Fusionauth-Tenantid: t-1\r\n\r\n" + body
 	if text := <-got; text != want {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}

@@ -34,7 +34,7 @@ func jsonBody(members map[string]string) (refresher.Secret, error) {
 // encoding/json would take "ERROR" for a struct field. Of text that is no JSON
 // object, or in which one of the names stands twice, nothing is taken.
 func jsonMembers(body refresher.Secret, names ...string) (map[string]json.RawMessage, bool) {
-	text := body.Reveal()
+	text := strings.TrimPrefix(body.Reveal(), "\ufeff")
 	if !json.Valid([]byte(text)) {
 		return nil, false
 	}

@@ -13,9 +13,9 @@ import (
 
 // metadata is what is known of an authorization server's endpoints.
 type metadata struct {
-	issuer string   // as the server writes it; "" where the endpoints are configured
-	token  *url.URL // of exchanges
-	revoke *url.URL // RFC 7009; nil: none
+	issuer string      // as the server writes it; "" where the endpoints are configured
+	token  *url.URL    // of exchanges
+	revoke optionalURL // RFC 7009
 
 	// Where people sign in, which exchanges do without.
 	authorize optionalURL // RFC 6749 section 3.1
@@ -70,9 +70,7 @@ func parseMetadata(body refresher.Secret, issuer *url.URL) (metadata, error) {
 	if m.token == nil {
 		return metadata{}, errors.New("it names no token_endpoint")
 	}
-	if m.revoke, err = endpointOf(members["revocation_endpoint"], issuer); err != nil {
-		return metadata{}, fmt.Errorf("revocation_endpoint: %w", err)
-	}
+	m.revoke.url, m.revoke.err = endpointOf(members["revocation_endpoint"], issuer)
 	m.authorize.url, m.authorize.err = endpointOf(members["authorization_endpoint"], issuer)
 	m.device.url, m.device.err = endpointOf(members["device_authorization_endpoint"], issuer)
 	m.namesSelf = string(members["authorization_response_iss_parameter_supported"]) == "true"

@@ -92,7 +92,7 @@ func TestTheBodyOfAnUnusableSuccessIsKept(t *testing.T) {
 	tests := []struct {
 		name, head, body string
 	}{
-		{"when its content type is wrong", "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", goodBody},
+		{"when it is a page", "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", "<p>" + goodBody},
 		{"when it was cut short", "HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n", goodBody},
 		{"up to the limit when it was too long", "HTTP/1.1 201 Created\r\n\r\n", strings.Repeat("x", refresher.MaxAnswer)},
 	}

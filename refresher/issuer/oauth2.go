@@ -129,7 +129,7 @@ func (o *OAuth2) locate(c OAuth2Config) error {
 		option, text string
 		to           **url.URL
 	}{
-		{"revoke_url", c.RevokeURL, &o.fixed.revoke},
+		{"revoke_url", c.RevokeURL, &o.fixed.revoke.url},
 		{"authorization_url", c.AuthorizationURL, &o.fixed.authorize.url},
 		{"device_url", c.DeviceURL, &o.fixed.device.url},
 	} {
@@ -208,7 +208,7 @@ func (o *OAuth2) endpoints(ctx context.Context) (metadata, error) {
 		return o.fixed, nil
 	}
 	m, err := o.discovery.endpoints(ctx)
-	if o.fixed.revoke != nil {
+	if o.fixed.revoke.url != nil {
 		m.revoke = o.fixed.revoke
 	}
 	if o.fixed.authorize.url != nil {

@@ -79,7 +79,7 @@ func TestTheOAuth2RequestByteForByte(t *testing.T) {
 			tt.cfg.Header = http.Header{"X-Key": {"k"}}
 			wantClass(t, exchangeOnce(t, newOAuth2(t, tt.cfg), tt.pair), refresher.ClassUnknown)
 			want := "POST /token?v=2 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: caddy-token-refresh\r\nConnection: close\r\n" +
-				contentLength(tt.body) + "\r\nAccept: application/json\r\n"
+				contentLength(tt.body) + "\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
 			if tt.authorization != "" {
 				want += "Authorization: " + tt.authorization + "\r\n"
 			}

@@ -18,7 +18,7 @@ var registered = []string{
 	"invalid_authorization_details", "invalid_client", "invalid_dpop_proof",
 	"invalid_grant", "invalid_request", "invalid_scope", "invalid_target",
 	"invalid_token", "login_required", "request_denied", "server_error",
-	"slow_down", "temporarily_unavailable", "unauthorized_client",
+	"slow_down", "temporarily_unavailable", "token_inactive", "unauthorized_client",
 	"unsupported_grant_type", "unsupported_token_type", "use_dpop_nonce",
 }
 

@@ -58,6 +58,23 @@ func refusedByTLS(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
+// certificateRefused reports whether an error is an alert with which a server
+// refuses the client's certificate. With TLS 1.3 it comes a round trip after the
+// handshake is complete here, and nothing is read before it at the other end (RFC
+// 8446 section 4.4.2.4). crypto/tls does not export its alerts.
+func certificateRefused(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false
+	}
+	switch op.Err.Error() {
+	case "tls: certificate required", "tls: bad certificate", "tls: unsupported certificate", "tls: revoked certificate",
+		"tls: expired certificate", "tls: unknown certificate", "tls: unknown certificate authority":
+		return true
+	}
+	return false
+}
+
 // errNothingYet is temporary in the sense of [net.Error]: crypto/tls goes on
 // after such a read error and gives up after any other.
 var errNothingYet error = nothingYet{}

@@ -41,6 +41,7 @@ var errHeaderUnsafe = errors.New("the access token cannot stand in a header fiel
 func (r Request) serialise(u *url.URL) ([]byte, error) {
 	h := http.Header{}
 	h.Set("Accept", "application/json")
+	h.Set("Accept-Encoding", "identity") // without it a server may compress (RFC 9110 section 12.5.3)
 	if !r.Body.IsZero() {
 		h.Set("Content-Type", "application/json")
 	}

@@ -24,8 +24,8 @@ func (o *OAuth2) Revoke(ctx context.Context, p refresher.Pair) error {
 	if err != nil {
 		return fmt.Errorf("revoking: %w", err)
 	}
-	if m.revoke == nil {
-		return fmt.Errorf("%s: %w: it has no revocation endpoint; revoke_url names one", o.name, refresher.ErrNotRevocable)
+	if err := m.revoke.or("revocation endpoint", "revoke_url"); err != nil {
+		return fmt.Errorf("%s: %w: %w", o.name, refresher.ErrNotRevocable, err)
 	}
 	err = o.revoke(ctx, m, p.Refresh, "refresh_token")
 	if errors.Is(err, errTokenType) {
@@ -48,11 +48,11 @@ func (o *OAuth2) revoke(ctx context.Context, m metadata, token refresher.Secret,
 	if err != nil {
 		return err
 	}
-	out, err := o.call(ctx, m.revoke, req)
+	out, err := o.call(ctx, m.revoke.url, req)
 	if err == nil && out.Err == nil && out.BodyErr == nil && oauthError(out.Body) == "unsupported_token_type" {
 		return errTokenType
 	}
-	return o.revoked(m.revoke, out, err)
+	return o.revoked(m.revoke.url, out, err)
 }
 
 // revoked reads the answer to a revocation. What the issuer may do later is a
