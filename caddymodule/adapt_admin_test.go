@@ -86,7 +86,7 @@ func TestTheAdminAPIListsSessionsInPages(t *testing.T) {
 	if p := get(""); len(p.Sessions) != 5 || p.Next != "" {
 		t.Errorf("all: %d, next %q", len(p.Sessions), p.Next)
 	}
-	if status, body := c.admin("GET", "/token_refresh/sessions?pool=portal", ""); status != 404 || !strings.Contains(body, "portal") {
+	if status, body := c.admin("GET", "/token_refresh/sessions?pool=portal", ""); status != 404 || !strings.Contains(body, "no pool is configured") {
 		t.Errorf("of a pool that is not there: %d %s", status, body)
 	}
 	if p := get("?after=zzz"); len(p.Sessions) != 0 || p.Next != "" {
@@ -164,7 +164,7 @@ func TestTheAdminAPIImports(t *testing.T) {
 	if status, _ := put("other", `{"accessToken":"`+strings.Repeat("x", refresher.MaxAnswer)+`"}`); status != 413 {
 		t.Errorf("too large: %d", status)
 	}
-	if status, answer := put("nobody", adaptPair("a", "b")); status != 404 || !strings.Contains(answer, "nobody") {
+	if status, answer := put("nobody", adaptPair("a", "b")); status != 404 || !strings.Contains(answer, "there is other and s") {
 		t.Errorf("an unknown session: %d %s", status, answer)
 	}
 	ruleEqual(t, "state", ruleStatus(t, "other").State, refresher.PhaseEmpty)
@@ -225,6 +225,21 @@ func TestTheAdminAPIRefreshes(t *testing.T) {
 	status, _, header := c.do("GET", "/whoami", nil)
 	ruleEqual(t, "status", status, 503)
 	ruleEqual(t, "Retry-After", header.Get("Retry-After"), "")
+}
+
+// Whoever pastes a token where the name belongs is told the names, and finds it
+// in no answer.
+func TestANameThatNothingHasIsNotRepeated(t *testing.T) {
+	_, issuer := ruleIssuer(t, sandbox.Config{})
+	c := ruleStart(t, ruleConfig{App: poolConfig(issuer).App, Site: poolConfig(issuer).Site})
+	const token = "CANARYkS5yxOblBFjpZ8UuBf8tBMfTqgSiLQwdvVWv0EIs2PKrQKZ"
+	for _, path := range []string{"/" + token, "/" + token + "/refresh", "/portal:" + token, "/" + token + ":x", "?pool=" + token, "?pool=portal&after=" + token} {
+		method := map[bool]string{true: "POST", false: "GET"}[strings.HasSuffix(path, "/refresh")]
+		status, body := c.admin(method, "/token_refresh/sessions"+path, "")
+		if status != 404 || strings.Contains(body, "CANARY") || !strings.Contains(body, "pool") {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
 }
 
 func TestTheAdminAPIRefusesOtherMethods(t *testing.T) {

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -72,7 +71,7 @@ func listSessions(app *App, after string, limit int) sessionList {
 func listPool(w http.ResponseWriter, r *http.Request, app *App, name string, limit int) error {
 	pool, ok := app.pool(name)
 	if !ok {
-		return apiError(http.StatusNotFound, fmt.Errorf("no pool %.64q is configured", name))
+		return unknown("pool", sortedKeys(app.Pools))
 	}
 	after := r.URL.Query().Get("after")
 	if of, id, ok := strings.Cut(after, ":"); ok && strings.EqualFold(of, name) {

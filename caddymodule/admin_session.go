@@ -32,7 +32,7 @@ func findTarget(w http.ResponseWriter, r *http.Request) (t target, err error) {
 	}
 	of, id, one := strings.Cut(name, ":")
 	if t.pool, ok = t.app.pool(of); !ok {
-		return t, apiError(http.StatusNotFound, fmt.Errorf("no session %.64q is configured", name))
+		return t, unknown("session or pool", append(sortedKeys(t.app.Sessions), sortedKeys(t.app.Pools)...))
 	}
 	if !one {
 		return t, nil
@@ -42,10 +42,20 @@ func findTarget(w http.ResponseWriter, r *http.Request) (t target, err error) {
 	}
 	m, ok := t.pool.shared.Session(id)
 	if !ok {
-		return t, apiError(http.StatusNotFound, fmt.Errorf("pool %q has no session %.40q, or not any more", of, id))
+		return t, apiError(http.StatusNotFound, fmt.Errorf("pool %q has no such session, or not any more", t.pool.shared.Name()))
 	}
 	t.member = &m
 	return t, nil
+}
+
+// unknown is the answer to a name that nothing has. It shows the names that there
+// are, and not the one that was given: that can be a token, pasted at the wrong
+// place.
+func unknown(what string, known []string) error {
+	if len(known) == 0 {
+		return apiError(http.StatusNotFound, fmt.Errorf("no %s is configured", what))
+	}
+	return apiError(http.StatusNotFound, fmt.Errorf("no %s has that name; there is %s", what, names3(known)))
 }
 
 // status describes a session. Of a pool's, none may be left.

@@ -68,7 +68,8 @@ func cmdList(fl caddycmd.Flags) (int, error) {
 				continue
 			}
 			printed[st.Name], more = true, true
-			fmt.Fprintf(out, "%s\t%s\t%d.%d\t%s\t%s\t%s\n", st.Name, describe(st), st.Epoch, st.Generation, until(st.ExpiresAt), until(st.RefreshAt), st.LastError)
+			expires, exchange := planned(st)
+			fmt.Fprintf(out, "%s\t%s\t%d.%d\t%s\t%s\t%s\n", st.Name, describe(st), st.Epoch, st.Generation, expires, exchange, st.LastError)
 		}
 		for _, pool := range list.Pools {
 			fmt.Fprintf(out, "%s\tpool of %d\t\t\t\t%s\n", pool.Pool, pool.Sessions, pool.Problem)
@@ -128,10 +129,11 @@ func showSession(out io.Writer, st refresher.Status) {
 	row(out, "state", describe(st))
 	row(out, "generation", fmt.Sprintf("%d (login %d, from %s)", st.Generation, st.Epoch, st.Source))
 	row(out, "access token", st.Fingerprint)
-	row(out, "expires", until(st.ExpiresAt))
-	row(out, "next exchange", until(st.RefreshAt))
+	expires, exchange := planned(st)
+	row(out, "expires", expires)
+	row(out, "next exchange", exchange)
 	row(out, "next attempt", until(st.NextAttempt))
-	row(out, "hold-off", st.HoldOffText)
+	row(out, "hold-off", shortly(st.HoldOffText))
 	row(out, "error", st.LastError)
 	for i := len(st.Rotations) - 1; i >= 0; i-- {
 		r := st.Rotations[i]
@@ -149,6 +151,24 @@ func showPool(out io.Writer, c refresher.PoolCounts) {
 	row(out, "live", fmt.Sprint(c.Live))
 	row(out, "lost since the start", fmt.Sprint(c.Lost))
 	row(out, "memory", fmt.Sprintf("%.1f MiB", float64(c.Bytes)/(1<<20)))
+}
+
+// planned is when the access token ends and the exchange is due. The pair of a
+// lost session is good for nothing any more, whatever its times say.
+func planned(st refresher.Status) (expires, exchange string) {
+	if st.State == refresher.PhaseLost {
+		return "", ""
+	}
+	return until(st.ExpiresAt), until(st.RefreshAt)
+}
+
+// shortly is a duration for people.
+func shortly(text string) string {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return text
+	}
+	return d.Round(100 * time.Millisecond).String()
 }
 
 func describe(st refresher.Status) string {

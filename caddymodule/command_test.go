@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 	"github.com/tokenrefresh/caddy-token-refresh/refresher/sandbox"
 )
 
@@ -76,4 +78,16 @@ func TestManyPairsAreImportedLineByLine(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, errs)
 		}
 	}
+}
+
+// The pair of a lost session still has its times, which mean nothing any more.
+func TestALostSessionIsListedWithoutAnEnd(t *testing.T) {
+	ends := time.Now().Add(time.Hour)
+	for state, want := range map[refresher.Phase]bool{refresher.PhaseFresh: true, refresher.PhaseHolding: true, refresher.PhaseLost: false} {
+		expires, exchange := planned(refresher.Status{State: state, ExpiresAt: ends, RefreshAt: ends})
+		if (expires != "") != want || (exchange != "") != want {
+			t.Errorf("%s: %q, %q", state, expires, exchange)
+		}
+	}
+	ruleEqual(t, "the hold-off", shortly("11.904004518s"), "11.9s")
 }

@@ -63,23 +63,69 @@ func TestEveryCaddyfileInTheDocumentationAdapts(t *testing.T) {
 	}
 }
 
-func TestTheCaddyfilesForDeploymentAdapt(t *testing.T) {
-	manifest, err := os.ReadFile("../deploy/kubernetes/sidecar.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(manifest), "Caddyfile: |\n")
+// deployCaddyfile is the one in a manifest.
+func deployCaddyfile(t *testing.T, manifest string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(manifest, "Caddyfile: |\n")
 	inner, _, ended := strings.Cut(rest, "\n---")
 	if !ok || !ended {
 		t.Fatal("there is no Caddyfile in the manifest")
 	}
-	docker, err := os.ReadFile("../deploy/docker/Caddyfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string]string{"kubernetes": strings.ReplaceAll(inner, "\n    ", "\n"), "docker": string(docker)} {
+	return strings.ReplaceAll("\n"+inner, "\n    ", "\n")
+}
+
+func TestTheCaddyfilesForDeploymentAdapt(t *testing.T) {
+	for name, text := range map[string]string{
+		"kubernetes": deployCaddyfile(t, deployRead(t, "deploy/kubernetes/sidecar.yaml")), "docker": deployRead(t, "deploy/docker/Caddyfile"),
+	} {
 		if _, err := adaptText(text); err != nil {
 			t.Errorf("%s: %v in\n%s", name, err, text)
+		}
+	}
+}
+
+// docsAnchors are the names by which GitHub leads to a document's headings.
+func docsAnchors(text string) map[string]bool {
+	drop := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	all := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		all[strings.ReplaceAll(drop.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return all
+}
+
+func TestLinksInTheDocumentationLeadSomewhere(t *testing.T) {
+	var documents []string
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../bench/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, found...)
+	}
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Errorf("%v", err)
+		}
+		return string(text)
+	}
+	links := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	for _, from := range documents {
+		for _, m := range links.FindAllStringSubmatch(read(from), -1) {
+			if strings.Contains(m[1], "://") {
+				continue // somebody else's
+			}
+			file, anchor, anchored := strings.Cut(m[1], "#")
+			to := from
+			if file != "" {
+				to = filepath.Join(filepath.Dir(from), file)
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s: %s leads nowhere", from, m[1])
+			} else if anchored && !docsAnchors(read(to))[anchor] {
+				t.Errorf("%s: %s has no heading #%s", from, to, anchor)
+			}
 		}
 	}
 }

@@ -68,6 +68,7 @@ func (d *doctor) add(check, level, session, format string, args ...any) {
 	if len(args) > 0 {
 		text = fmt.Sprintf(format, args...)
 	}
+	text = strings.ReplaceAll(text, "\n", "; ") // several errors: a finding is one line
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.findings = append(d.findings, finding{check, level, session, text})
@@ -110,7 +111,7 @@ func cmdDoctor(fl caddycmd.Flags) (int, error) {
 	defer cancel()
 	d := new(doctor)
 	if err != nil {
-		d.problem("config", "", "%s cannot be read as a configuration: %v", cmp.Or(file, "Caddyfile"), err)
+		d.refused(cmp.Or(file, "Caddyfile")+" cannot be read as a configuration", err)
 	} else {
 		d.examine(ctx, input, fl.String("address"))
 	}
@@ -132,11 +133,12 @@ func (d *doctor) examine(ctx context.Context, input []byte, address string) {
 		return
 	}
 	d.routes(text)
+	d.unused(input, text)
 	running := d.running(ctx, address, input, text)
 	app, err := provisionForDoctor(input)
 	d.health(app, running)
 	if err != nil {
-		d.refused(err)
+		d.refused("The configuration does not load", err)
 		return
 	}
 	if app == nil {

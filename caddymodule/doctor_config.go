@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"encoding/json"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -90,24 +91,72 @@ func provisionForDoctor(input []byte) (*App, error) {
 	return mod.(*App), nil
 }
 
-// refused says why a configuration cannot be provisioned, under the id of what
-// is at fault where its error tells.
-func (d *doctor) refused(err error) {
-	text, check, advice := err.Error(), "config", "The checks of issuers, storage and sessions were left out; run this again when it loads."
-	switch {
-	case strings.Contains(text, "a placeholder is unknown or empty"):
-		check = "placeholder"
-		advice = "The environment variable is not set, or the file is not there, for who runs this; set it as Caddy has it. " + advice
-	case strings.Contains(text, "encryption_key"):
-		check = "encryption-key"
-		advice = "`caddy token-refresh keygen` makes a key; all instances of a fleet need the same. " + advice
-	case strings.Contains(text, "tokens file"):
-		check = "tokens-file"
-		advice = "It must be readable for this user and hold a JSON object with accessToken and refreshToken. " + advice
-	case strings.Contains(text, "tokens env"):
-		check = "tokens-env"
+var (
+	// on the way to an error of ours Caddy says which modules it came through
+	wrapping = regexp.MustCompile(`(adapting config using \w+|parsing caddyfile tokens for '[^']*'|loading (module '[^']*'|[\w ]*modules?|the [\w ]+)|provision [\w.]+|setting up [\w ]+|server \w+|route \d+|position \d+|[\w.]+: invalid configuration): `)
+	about    = regexp.MustCompile(`session "([^"]+)": `)
+)
+
+// refusals are what errors say, the finding that each is, and what to do.
+var refusals = []struct{ says, check, advice string }{
+	{"a placeholder is unknown or empty", "placeholder", "The environment variable is not set, or the file is not there, for who runs this; set it as Caddy has it."},
+	{"encryption_key", "encryption-key", "All instances of a fleet need the same."},
+	{"tokens file", "tokens-file", "It must be readable for this user and hold a JSON object with accessToken and refreshToken."},
+	{"tokens env", "tokens-env", ""},
+	{"plain http", "plain-http", "Write https://, or add insecure_http in a network that you trust."},
+	{"unrecognized option", "config", "Check how it is spelt and in which block it stands; docs/configuration.md has all options."},
+}
+
+// refused says why a configuration cannot be read or provisioned, under the id of
+// what is at fault where its error tells.
+func (d *doctor) refused(what string, err error) {
+	text, check, session, advice := err.Error(), "config", "", ""
+	if strings.Contains(text, appName) {
+		text = wrapping.ReplaceAllString(text, "")
 	}
-	d.problem(check, "", "The configuration does not load: %s. %s", text, advice)
+	if m := about.FindStringSubmatch(text); m != nil {
+		session = m[1]
+	}
+	for _, r := range refusals {
+		if strings.Contains(text, r.says) {
+			check, advice = r.check, r.advice+" "
+			break
+		}
+	}
+	d.problem(check, session, "%s: %s. %sThe checks of issuers, storage and sessions were left out; run this again when it loads.",
+		what, strings.TrimSuffix(text, "."), strings.TrimLeft(advice, " "))
+}
+
+// unused tells of sessions that no handler gives to requests.
+func (d *doctor) unused(input []byte, cfg doctorConfig) {
+	var all any
+	if json.Unmarshal(input, &all) != nil {
+		return // was said
+	}
+	used := map[string]bool{}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			if h, _ := v["handler"].(string); h == appName || h == endpointDirective {
+				name, _ := v["session"].(string)
+				used[strings.ToLower(name)] = true
+			}
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(all)
+	for _, name := range append(sortedKeys(cfg.Apps.Ours.Sessions), sortedKeys(cfg.Apps.Ours.Pools)...) {
+		if !used[strings.ToLower(name)] {
+			d.warn("no-handler", name, "No site uses %s, so that no request gets a token of it: put `token_refresh %s` into the site or the handle block that proxies.", name, name)
+		}
+	}
 }
 
 // routes looks at where the handlers stand.
@@ -119,6 +168,9 @@ func (d *doctor) routes(cfg doctorConfig) {
 		}
 		w := &routeWalk{d: d}
 		w.routes(srv.Routes, false)
+		for _, h := range w.last {
+			d.problem("handler-order", h.Session, "Nothing comes after token_refresh that would send requests on. Where handle blocks proxy, put it into each of them, before reverse_proxy: those that stand outside see no request that a handle block takes.")
+		}
 		listen := srv.Listen
 		if len(listen) == 0 {
 			listen = []string{":443"} // Caddy's default
@@ -155,6 +207,7 @@ func (d *doctor) openTo(cfg doctorConfig, h doctorHandler, open string, guarded 
 type routeWalk struct {
 	d       *doctor
 	found   []doctorHandler // that give a session's token
+	last    []doctorHandler // those of them that nothing has come after so far
 	guarded bool            // by authentication of some kind
 }
 
@@ -175,13 +228,19 @@ func (w *routeWalk) handlers(list []json.RawMessage, gone bool) bool {
 	for _, raw := range list {
 		var h doctorHandler
 		if json.Unmarshal(raw, &h) != nil {
+			w.last = nil
 			continue // another module's member of the same name
+		}
+		if h.Handler != "subroute" {
+			w.last = nil
 		}
 		switch h.Handler {
 		case "token_refresh":
 			w.found = append(w.found, h)
 			if gone {
 				w.d.problem("handler-order", h.Session, "token_refresh stands after reverse_proxy in the same route, so that requests leave without a token. Put it before.")
+			} else {
+				w.last = append(w.last, h)
 			}
 		case "token_refresh_endpoint":
 			w.found = append(w.found, h)

@@ -98,28 +98,46 @@ func getInTime(ctx context.Context, address, path string) ([]byte, error) {
 // configuration does not load.
 func (d *doctor) health(app *App, running map[string]refresher.Status) {
 	for _, name := range sortedKeys(running) {
-		st, signsIn := running[name], false
+		st := running[name]
+		var cfg *Session
 		if app != nil {
-			cfg, ok := app.session(name)
-			signsIn = ok && cfg.returns(st)
+			cfg, _ = app.session(name)
 		}
-		d.healthOf(st, signsIn)
+		d.healthOf(st, cfg != nil && cfg.returns(st), pairFrom(st.Name, cfg))
 	}
 }
 
-func (d *doctor) healthOf(st refresher.Status, signsIn bool) {
+// pairFrom says how a session gets a pair from a person. The configuration is nil
+// where it does not load.
+func pairFrom(name string, cfg *Session) string {
+	by := "`caddy token-refresh import " + name + "`, which reads accessToken and refreshToken as JSON"
+	if cfg == nil {
+		return by
+	}
+	if _, ok := cfg.issuer.(signsInPeople); ok {
+		return "`caddy token-refresh login " + name + "`, or " + by
+	}
+	return by
+}
+
+func (d *doctor) healthOf(st refresher.Status, signsIn bool, ways string) {
 	said := wordsOf(st, signsIn) + "."
 	if advice := strings.TrimSuffix(adviceOf(st, signsIn), newPair); advice != "" {
 		said += " " + strings.TrimSpace(advice)
 	}
-	if commands := commandsOf(st, signsIn); len(commands) > 0 {
-		said += " Give it a new pair: " + strings.Join(commands, ", or ") + "."
-	}
-	if st.LastError != "" {
-		said += " The last error: " + st.LastError
+	if len(commandsOf(st, signsIn)) > 0 {
+		said += " Give it a new pair with " + ways + "."
 	}
 	switch {
-	case st.State == refresher.PhaseLost, st.State == refresher.PhaseExpired, st.State == refresher.PhaseDegraded:
+	case st.LastError != "":
+		said += " The last error: " + strings.TrimSuffix(st.LastError, ".") + "."
+	case st.State == refresher.PhaseHolding:
+		said += " There is no error: another process has the session. End it, or give this one a state_dir and a login of its own."
+	}
+	switch {
+	case st.State == refresher.PhaseLost, st.State == refresher.PhaseExpired, st.State == refresher.PhaseDegraded,
+		st.State == refresher.PhaseEmpty && (!signsIn || st.LastError != ""),
+		st.State == refresher.PhaseHolding && time.Now().After(st.ExpiresAt): // without a token
 		d.problem("instance", st.Name, "In the running instance: %s", said)
 	case levelOf(st.State) != levelGood:
 		d.warn("instance", st.Name, "In the running instance: %s", said)
@@ -137,11 +155,26 @@ func (d *doctor) sessions(app *App, k *kept, running map[string]refresher.Status
 		if runs && live.Generation > 0 && live.State != refresher.PhaseLost {
 			st, stored = refresher.Stored{Pair: true, Received: live.ReceivedAt}, true
 		}
+		state := live
+		if !runs && st.Lost != "" && !k.unknown[name] {
+			state = refresher.Status{Name: name, State: refresher.PhaseLost, Reason: st.Lost}
+			d.lost(name, cfg, state)
+		}
 		lasting := stored && st.Pair && st.Lost == ""
 		signsIn := slices.ContainsFunc(cfg.sources, refresher.Source.SignsIn)
-		d.sources(name, cfg, lasting || signsIn || k.unknown[name])
-		if !runs && st.Lost != "" && !k.unknown[name] {
-			d.lost(name, cfg, st)
+		works, missing := d.sources(name, cfg)
+		because := "."
+		if len(missing) > 0 {
+			because = ": " + strings.Join(missing, ", and ") + "."
+		}
+		switch {
+		case state.State == refresher.PhaseLost && !cfg.returns(state), k.unknown[name]: // what is wrong was said
+		case !works && !lasting && !signsIn:
+			d.problem("no-pair", name, "The session has no stored pair, and no source that gives one%s Once Caddy runs, give it one with %s.", because, pairFrom(name, cfg))
+		case len(missing) > 0 && !lasting && !signsIn:
+			d.warn("tokens-source", name, "A source of the session has nothing%s Another one has a pair.", because)
+		default:
+			d.ok("tokens-source", name, "The session has a pair, or can get one.")
 		}
 		if lasting && !st.Received.IsZero() {
 			d.age(name, cfg, st.Received)
@@ -149,45 +182,32 @@ func (d *doctor) sessions(app *App, k *kept, running map[string]refresher.Status
 	}
 }
 
-// sources says which of them have a pair. A session that goes on otherwise needs
-// none of them.
-func (d *doctor) sources(name string, cfg *Session, goesOn bool) {
-	works := goesOn
-	var missing []string
+// sources reports whether one of them has a pair at hand, and which have none.
+func (d *doctor) sources(name string, cfg *Session) (works bool, missing []string) {
 	for _, src := range cfg.sources {
-		switch src := src.(type) {
-		case *FileSource:
-			d.tokensFile(name, src.path)
-		case *LoginSource:
-			continue
-		}
 		if src.SignsIn() {
 			continue
 		}
 		// None of those that do not sign in asks anybody: a file, or variables.
-		switch _, err := src.Fetch(context.Background()); {
-		case err == nil:
-			works = true
-		case !errors.Is(err, refresher.ErrNoPair):
+		_, err := src.Fetch(context.Background())
+		works = works || err == nil
+		if err != nil && !errors.Is(err, refresher.ErrNoPair) {
 			d.problem("tokens-"+sourceKind(src), name, "%v.", err)
-		case sourceKind(src) == "env":
-			missing = append(missing, "the environment variables of `tokens "+src.String()+"` are not set here")
-		case sourceKind(src) == "file":
-			missing = append(missing, strings.TrimPrefix(src.String(), "file ")+" is not there")
+			continue
+		}
+		switch src := src.(type) {
+		case *FileSource:
+			d.tokensFile(name, src.path)
+			if err != nil {
+				missing = append(missing, src.path+" is not there")
+			}
+		case *EnvSource:
+			if err != nil {
+				missing = append(missing, "the environment variables "+src.Access+" and "+src.Refresh+" are not set here")
+			}
 		}
 	}
-	because := "."
-	if len(missing) > 0 {
-		because = ": " + strings.Join(missing, ", and ") + "."
-	}
-	switch {
-	case !works:
-		d.problem("no-pair", name, "The session has no stored pair, and no source that gives one%s Sign in with `caddy token-refresh login %s`, or give it a pair with `caddy token-refresh import %s`, once Caddy runs.", because, name, name)
-	case len(missing) > 0 && !goesOn:
-		d.warn("tokens-source", name, "A source of the session has nothing%s Another one has a pair.", because)
-	default:
-		d.ok("tokens-source", name, "The session has a pair, or can get one.")
-	}
+	return works, missing
 }
 
 func sourceKind(src refresher.Source) string {
@@ -203,14 +223,13 @@ func (d *doctor) tokensFile(name, path string) {
 }
 
 // lost tells of a stored session that cannot go on.
-func (d *doctor) lost(name string, cfg *Session, st refresher.Stored) {
-	status := refresher.Status{Name: name, State: refresher.PhaseLost, Reason: st.Lost}
-	if cfg.returns(status) {
-		d.warn("lost", name, "The stored pair is lost (%s); the session will sign in again when Caddy starts.", st.Lost)
+func (d *doctor) lost(name string, cfg *Session, st refresher.Status) {
+	if cfg.returns(st) {
+		d.warn("lost", name, "The stored pair is lost (%s); the session will sign in again when Caddy starts.", st.Reason)
 		return
 	}
-	why := strings.TrimSpace(strings.TrimSuffix(adviceOf(status, false), newPair))
-	d.problem("lost", name, "The stored pair is lost (%s). %s Give the session a new pair: `caddy token-refresh login %s` or `import %s`.", st.Lost, why, name, name)
+	why := strings.TrimSpace(strings.TrimSuffix(adviceOf(st, false), newPair))
+	d.problem("lost", name, "The stored pair is lost (%s). %s Once Caddy runs, give the session a new pair with %s.", st.Reason, why, pairFrom(name, cfg))
 }
 
 // age compares a pair's with what the issuer's refresh tokens live, and warns as
@@ -224,7 +243,7 @@ func (d *doctor) age(name string, cfg *Session, received time.Time) {
 	left := time.Until(received.Add(life)).Round(time.Second)
 	switch {
 	case left <= 0 && !signsIn:
-		d.problem("refresh-token", name, "The refresh token ended about %s ago by what the configuration says of the issuer. Sign in again: `caddy token-refresh login %s` or `import %s`.", -left, name, name)
+		d.problem("refresh-token", name, "The refresh token ended about %s ago by what the configuration says of the issuer. Give the session a new pair with %s.", -left, pairFrom(name, cfg))
 	case left <= 0:
 		d.warn("refresh-token", name, "The refresh token ended about %s ago by what the configuration says of the issuer; the session will have to sign in again.", -left)
 	case left < life/4:

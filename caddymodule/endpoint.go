@@ -107,7 +107,10 @@ func (e *TokenEndpoint) provisionHandles() error {
 			return fmt.Errorf("handle %d: it has fewer than %d characters and could be guessed: `caddy token-refresh keygen` makes one", i+1, minHandle)
 		}
 		e.handles = append(e.handles, sha256.Sum256([]byte(handle)))
-		warnOfSecret(e.logger, "a handle", text, "")
+		if !placeholder.MatchString(text) {
+			e.logger.Warn("a handle stands in the configuration itself, which Caddy shows and saves; put {env.…} or {file.…} there",
+				zap.String("session", e.Session))
+		}
 	}
 	return nil
 }

@@ -85,7 +85,7 @@ func TestAProgramThatRefreshesItselfGetsTheCurrentToken(t *testing.T) {
 		if status != 200 || answer["accessToken"] != access || answer["refreshToken"] != testHandle || len(answer) != 2 {
 			t.Errorf("as JSON: %d %v", status, answer)
 		}
-		status, answer, _ = c.refreshCall("application/json", `{"grant_type":"refresh_token","refresh_token":"`+testHandle+`","client_id":"x"}`)
+		status, answer, _ = c.refreshCall("application/vnd.company+json", `{"grant_type":"refresh_token","refresh_token":"`+testHandle+`","client_id":"x"}`)
 		if status != 200 || answer["access_token"] != access || answer["refresh_token"] != testHandle {
 			t.Errorf("as OAuth in JSON: %d %v", status, answer)
 		}
@@ -231,4 +231,22 @@ func TestHandlesThatCannotBe(t *testing.T) {
 			t.Errorf("%s: %v", handle, err)
 		}
 	}
+}
+
+func TestAHandleInTheConfigurationIsWarnedOfBySession(t *testing.T) {
+	_, _, log := startEndpoint(t, sandbox.Config{})
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "a handle stands in the configuration itself") {
+			count++
+			if !strings.Contains(line, `"session":"s"`) || strings.Contains(line, "another-handle") {
+				t.Errorf("the warning is %s", line)
+			}
+		}
+	}
+	ruleEqual(t, "warnings", count, 1) // the other handle is a placeholder
 }

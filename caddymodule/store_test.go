@@ -266,7 +266,7 @@ func TestAnOperatorEndsASession(t *testing.T) {
 	if code, out, errs := run("other", "--json"); code != 0 || !strings.Contains(out, `"revoked_at_issuer":false`) {
 		t.Errorf("revoke --json of a session without a pair: %d\n%s%s", code, out, errs)
 	}
-	if code, _, errs := run("nobody"); code == 0 || !strings.Contains(errs, "nobody") {
+	if code, _, errs := run("nobody"); code == 0 || !strings.Contains(errs, "no session or pool has that name") {
 		t.Errorf("revoke of an unknown session: %d %s", code, errs)
 	}
 }

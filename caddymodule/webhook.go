@@ -33,7 +33,8 @@ type Webhook struct {
 	// Default: `none`.
 	Transaction string `json:"transaction,omitempty"`
 
-	// What events say where the access token does not. Default: nothing.
+	// The ids that events name. Default: the access token's claims
+	// `applicationId` and `tid`.
 	ApplicationID string `json:"application_id,omitempty"`
 	TenantID      string `json:"tenant_id,omitempty"`
 
