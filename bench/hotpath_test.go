@@ -39,7 +39,7 @@ func BenchmarkEnter(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer detach()
-	if err := s.Import(b.Context(), testPair()); err != nil {
+	if err := s.Import(b.Context(), testPair(), "import"); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/hex"
 	"errors"
 	"maps"
 	"net/http"
@@ -80,8 +81,8 @@ func listPool(w http.ResponseWriter, r *http.Request, app *App, name string, lim
 	if err := pool.shared.Ready(r.Context()); err != nil {
 		return failed(w, err)
 	}
-	if _, ok := pool.shared.Session(after); after != "" && !ok {
-		return apiError(http.StatusNotFound, errors.New("after: the pool has no such session, or not any more; begin again"))
+	if id, err := hex.DecodeString(after); err != nil || after != "" && len(id) != 8 {
+		return apiError(http.StatusBadRequest, errors.New("after: want what next said"))
 	}
 	answer := sessionList{Sessions: []refresher.Status{}}
 	list, next := pool.shared.List(after, limit)

@@ -174,7 +174,7 @@ func (a *adminAPI) pollDevice(ctx context.Context, w http.ResponseWriter, t targ
 func (a *adminAPI) signedIn(ctx context.Context, w http.ResponseWriter, t target, pair refresher.Pair) error {
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
-	if err := t.session.shared.Import(ctx, pair); err != nil {
+	if err := t.session.shared.Import(ctx, pair, "token-refresh login"); err != nil {
 		return apiError(statusOf(err), fmt.Errorf("the login succeeded, but its pair could not be kept: %w; sign in again", err))
 	}
 	t.app.logger.Info("a person signed in for a session", zap.String("session", t.session.shared.Name()))

@@ -76,7 +76,8 @@ func TestTheAdminAPIShowsAndSteersAPoolsSessions(t *testing.T) {
 		}
 	}
 	c.adminJSON("GET", "?pool=nobody", "", nil, 404)
-	c.adminJSON("GET", "?pool=portal&after=portal:0011223344556677", "", nil, 404)
+	c.adminJSON("GET", "?pool=portal&after=portal:0011223344556677", "", nil, 200) // it has ended
+	c.adminJSON("GET", "?pool=portal&after=portal:nonsense", "", nil, 400)
 
 	// One of them, by its fingerprint.
 	fingerprint := refresher.NewSecret(programs[0].access).Fingerprint()

@@ -118,7 +118,7 @@ func (a *adminAPI) put(w http.ResponseWriter, r *http.Request, t target) error {
 			return failed(w, err)
 		}
 		t.member = &m
-	} else if err := t.session.shared.Import(r.Context(), pair); err != nil {
+	} else if err := t.session.shared.Import(r.Context(), pair, "import"); err != nil {
 		return failed(w, err)
 	}
 	return t.writeStatus(w)

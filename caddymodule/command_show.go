@@ -137,7 +137,14 @@ func showSession(out io.Writer, st refresher.Status) {
 	row(out, "error", st.LastError)
 	for i := len(st.Rotations) - 1; i >= 0; i-- {
 		r := st.Rotations[i]
-		row(out, r.At.Local().Format(time.DateTime), strings.TrimSpace(fmt.Sprintf("%d.%d %s %s %s", r.Epoch, r.Generation, r.Outcome, r.Took.Round(time.Millisecond), r.Error)))
+		took, times := "", ""
+		if r.Took > 0 {
+			took = " in " + max(r.Took.Round(time.Millisecond), time.Millisecond).String()
+		}
+		if r.Times > 1 {
+			times = fmt.Sprintf(", %d times,", r.Times)
+		}
+		row(out, r.At.Local().Format(time.DateTime), strings.TrimSpace(fmt.Sprintf("%d.%d %s%s%s %s", r.Epoch, r.Generation, r.Outcome, times, took, r.Error)))
 	}
 }
 

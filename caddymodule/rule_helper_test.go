@@ -519,7 +519,7 @@ func rulePass(t testing.TB, sb *sandbox.Sandbox) refresher.Pass {
 		t.Fatal(err)
 	}
 	t.Cleanup(detach)
-	if err := s.Import(context.Background(), refresher.Pair{Access: refresher.NewSecret(access), Refresh: refresher.NewSecret(refresh)}); err != nil {
+	if err := s.Import(context.Background(), refresher.Pair{Access: refresher.NewSecret(access), Refresh: refresher.NewSecret(refresh)}, "import"); err != nil {
 		t.Fatal(err)
 	}
 	pass, err := s.Enter(context.Background(), true)

@@ -124,7 +124,7 @@ func TestACorrectedKeyOpensTheJournal(t *testing.T) {
 	}
 	first := New("keys", Options{Dir: dir})
 	attach(first, ring(1))
-	if err := first.Import(t.Context(), Pair{Access: NewSecret("a"), Refresh: NewSecret("r"), ExpiresIn: time.Hour}); err != nil {
+	if err := first.Import(t.Context(), Pair{Access: NewSecret("a"), Refresh: NewSecret("r"), ExpiresIn: time.Hour}, "import"); err != nil {
 		t.Fatal(err)
 	}
 	if err := first.Close(t.Context()); err != nil {
@@ -137,7 +137,7 @@ func TestACorrectedKeyOpensTheJournal(t *testing.T) {
 		t.Fatal("the wrong key opened the journal")
 	}
 	attach(s, ring(1))
-	if err := s.Import(t.Context(), Pair{Access: NewSecret("a"), Refresh: NewSecret("r")}); err != nil { // the one in use: no change
+	if err := s.Import(t.Context(), Pair{Access: NewSecret("a"), Refresh: NewSecret("r")}, "import"); err != nil { // the one in use: no change
 		t.Fatal(err)
 	}
 	p, err := s.Enter(t.Context(), true)

@@ -217,12 +217,13 @@ func (s *Session) Close(ctx context.Context) error {
 	}
 }
 
-// Import gives the session a pair from outside, which starts a new epoch. A
-// refresh token that was used in this session before is refused with
-// [ErrSpent]; the pair in use is accepted and changes nothing.
-func (s *Session) Import(ctx context.Context, p Pair) error {
+// Import gives the session a pair from outside, which starts a new epoch; source
+// says in its history where from. A refresh token that was used in this session
+// before is refused with [ErrSpent]; the pair in use is accepted and changes
+// nothing.
+func (s *Session) Import(ctx context.Context, p Pair, source string) error {
 	return s.call(ctx, func(reply chan<- error) any {
-		return evSeed{seed{pair: p, source: "import", reply: reply}}
+		return evSeed{seed{pair: p, source: source, reply: reply}}
 	})
 }
 

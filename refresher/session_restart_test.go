@@ -117,7 +117,7 @@ func TestRestarting(t *testing.T) {
 		k.wantState(refresher.PhaseLost, refresher.ReasonTwoGenerals)
 		k.await(10 * time.Minute)
 		k.wantUnharmed()
-		if err := k.session.Import(t.Context(), pairOf(k.box.Login())); err != nil {
+		if err := k.session.Import(t.Context(), pairOf(k.box.Login()), "import"); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -170,7 +170,7 @@ func TestASecondProcessWaitsForTheFirst(t *testing.T) {
 		if logs.FilterMessageSnippet("another process").Len() != 1 {
 			t.Errorf("logs %v", logs.All())
 		}
-		if err := k.session.Import(t.Context(), pairOf(k.box.Login())); !errors.Is(err, refresher.ErrNotNow) {
+		if err := k.session.Import(t.Context(), pairOf(k.box.Login()), "import"); !errors.Is(err, refresher.ErrNotNow) {
 			t.Errorf("import: %v", err)
 		}
 		if err := first.Close(t.Context()); err != nil {
@@ -260,7 +260,7 @@ func TestKeys(t *testing.T) {
 		k.cfg.Keys = keyring(t, "wrong")
 		k.start()
 		synctest.Wait()
-		if err := k.session.Import(t.Context(), pairOf(k.box.Login())); err != nil {
+		if err := k.session.Import(t.Context(), pairOf(k.box.Login()), "import"); err != nil {
 			t.Fatal(err)
 		}
 		k.await(time.Second)

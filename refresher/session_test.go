@@ -205,16 +205,16 @@ func TestImportAndRefresh(t *testing.T) {
 			t.Errorf("refresh of nothing: %v", err)
 		}
 		first := pairOf(k.box.Login())
-		if err := k.session.Import(t.Context(), first); err != nil {
+		if err := k.session.Import(t.Context(), first, "import"); err != nil {
 			t.Fatal(err)
 		}
-		if err := k.session.Import(t.Context(), first); err != nil {
+		if err := k.session.Import(t.Context(), first, "import"); err != nil {
 			t.Errorf("the one in use: %v", err)
 		}
 		if err := k.session.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := k.session.Import(t.Context(), first); !errors.Is(err, refresher.ErrSpent) {
+		if err := k.session.Import(t.Context(), first, "import"); !errors.Is(err, refresher.ErrSpent) {
 			t.Errorf("spent: %v", err)
 		}
 		k.session.Offer(first, "file")
@@ -225,7 +225,7 @@ func TestImportAndRefresh(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := k.session.Import(ctx, first); err == nil {
+		if err := k.session.Import(ctx, first, "import"); err == nil {
 			t.Error("imported for nobody")
 		}
 		if k.session.Name() != "Billing" {
