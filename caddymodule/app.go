@@ -385,6 +385,7 @@ type sharedSession struct {
 	key     string
 	metrics sessionMetrics
 	watch   watch
+	seen    seenEvents
 }
 
 var sharedSessions = caddy.NewUsagePool()

@@ -158,19 +158,23 @@ func (r *captureReader) fromKept(p []byte) (n int, err error, done bool) {
 // Close implements io.Closer.
 func (r *captureReader) Close() error { return nil }
 
-// trailerFilter keeps a trailer of the caller's from going on. net/http fills
-// the trailers in when the body ends, so the map has to stay the same one.
-type trailerFilter struct {
+// trailers gives each run trailers of its own: those that the caller has
+// announced, but for the token's. net/http writes to the request's own map when
+// the body ends, whatever stands there, announced or not, and a reader of the
+// first run may come upon that end while the second run begins.
+type trailers struct {
 	io.ReadCloser
-	r    *http.Request
-	name string
+	from, to http.Header
+	names    []string
 }
 
 // Read implements io.Reader.
-func (f *trailerFilter) Read(p []byte) (int, error) {
-	n, err := f.ReadCloser.Read(p)
-	if err != nil {
-		delete(f.r.Trailer, f.name)
+func (t *trailers) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	if err == io.EOF { // from is complete, and nobody writes to it any more
+		for _, name := range t.names {
+			t.to[name] = t.from[name]
+		}
 	}
 	return n, err
 }

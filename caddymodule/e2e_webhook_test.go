@@ -401,6 +401,31 @@ func heardByWebhook(t *testing.T) {
 	}
 }
 
+// An event counts once, also after a reload.
+func TestAnEventIsHeardOnceOverReloads(t *testing.T) {
+	b := newBench(t)
+	s := b.site(t, "heard", sandbox.Config{AccessLifetime: 20 * time.Minute, KeepRefreshToken: true})
+	s.hearing()
+	b.reloads = true
+	b.start(t)
+	s.get200(t, 5*time.Second)
+	_, refresh, _ := s.currentPair(t)
+	event := eventOf("jwt.refresh", map[string]any{"refreshToken": refresh, "token": "another", "userId": webhook.NewID(), "applicationId": webhook.NewID()})
+	for range 2 {
+		if status := s.tell(t, hookSecret, event); status != 204 {
+			t.Fatalf("status %d", status)
+		}
+		if !within(t.Context(), 10*time.Second, func() bool { return s.status(t).Generation == 2 }) {
+			t.Fatalf("the session did not catch up: %+v", s.status(t))
+		}
+		s.session = "wait 9s"
+		b.load(t)
+	}
+	if within(t.Context(), 1500*time.Millisecond, func() bool { return s.status(t).Generation > 2 }) {
+		t.Errorf("it was heard again: %+v", s.status(t))
+	}
+}
+
 func webhookRefused(t *testing.T) {
 	b := newBench(t)
 	s := b.site(t, "refused", sandbox.Config{AccessLifetime: 20 * time.Minute})

@@ -227,11 +227,26 @@ func (h *Handler) run(a *attempt, pass refresher.Pass, next caddyhttp.Handler) e
 			fields.Set(zap.Object(appName, a))
 		}
 	}
-	if err := next.ServeHTTP(&a.rw, &a.out.req); err != nil || !a.rw.holding() {
+	if err := a.send(next); err != nil || !a.rw.holding() {
 		h.count(a)
 		return err
 	}
 	return h.unauthorized(a, next)
+}
+
+// send is the first run. A 401 that breaks off is one all the same.
+func (a *attempt) send(next caddyhttp.Handler) error {
+	defer func() {
+		if !a.rw.holding() {
+			return
+		}
+		if p := recover(); p == http.ErrAbortHandler { // as reverse_proxy has it
+			a.rw.broken = true
+		} else if p != nil {
+			panic(p)
+		}
+	}()
+	return next.ServeHTTP(&a.rw, &a.out.req)
 }
 
 // unauthorized deals with a 401 that is held back.
@@ -313,9 +328,10 @@ type attempt struct {
 	replayed   bool
 	waited     time.Duration
 
-	body   *capture // nil: no body
-	groups map[string]struct{}
-	before map[string]struct{} // groups as they were, if there were any
+	announced []string // trailers of the caller's that go on
+	body      *capture // nil: no body
+	groups    map[string]struct{}
+	before    map[string]struct{} // groups as they were, if there were any
 }
 
 // outgoing is the request of one run. A later run has its own: the transport
@@ -330,9 +346,10 @@ func newAttempt(h *Handler, w http.ResponseWriter, r *http.Request) *attempt {
 	a := &attempt{h: h, orig: r, path: r.URL.Path}
 	a.out = &a.first
 	a.rw.init(w, a)
-	if _, ok := r.Trailer[h.header]; ok {
-		delete(r.Trailer, h.header)
-		r.Body = &trailerFilter{ReadCloser: r.Body, r: r, name: h.header}
+	for name := range r.Trailer { // nobody has read of the body yet
+		if !h.carrier.folds(name) {
+			a.announced = append(a.announced, name)
+		}
 	}
 
 	// caddyhttp remembers in this map which route groups were satisfied; a
@@ -375,6 +392,13 @@ func (a *attempt) use(pass refresher.Pass) {
 	out.req.Header = a.carrier.clone(r.Header, &out.value, pass)
 	if a.body != nil {
 		out.req.Body = a.body.reader()
+	}
+	if r.Trailer != nil {
+		out.req.Trailer = make(http.Header, len(a.announced))
+		for _, name := range a.announced {
+			out.req.Trailer[name] = nil
+		}
+		out.req.Body = &trailers{ReadCloser: out.req.Body, from: r.Trailer, to: out.req.Trailer, names: a.announced}
 	}
 }
 

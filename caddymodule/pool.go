@@ -10,7 +10,6 @@ import (
 	"path"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -189,7 +188,8 @@ type sharedPool struct {
 	key     string
 	metrics sessionMetrics
 	watch   watch
-	cookies sync.Map // name -> http.Cookie: as the last login had it, without its value
+	seen    seenEvents
+	cookies cookieForms
 }
 
 var sharedPools = caddy.NewUsagePool()

@@ -50,14 +50,30 @@ func TestACallersRefreshCallDoesNotSlipPastInAnotherForm(t *testing.T) {
 		"dots":                     {"/x/../User/./RefreshToken", json, `{"refreshToken":"` + p.refresh + `"}`},
 		"escaped dots":             {"/x/%2e%2e/User/RefreshToken", json, `{"refreshToken":"` + p.refresh + `"}`},
 		"a query beside the point": {"/User/RefreshToken?x=1", json, `{"refreshToken":"` + p.refresh + `"}`},
+		"compressed":               {"/User/RefreshToken", json, string(compressed(t, "gzip", `{"refreshToken":"`+p.refresh+`"}`))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := len(upstream.requests())
-			status, body := p.call("POST", call.path, call.body, "Content-Type", call.kind)
+			header := []string{"Content-Type", call.kind}
+			if name == "compressed" {
+				header = append(header, "Content-Encoding", "gzip")
+			}
+			status, body := p.call("POST", call.path, call.body, header...)
 			if status != 200 || !strings.Contains(body, "refreshToken") || len(upstream.requests()) != before {
 				t.Errorf("%d %q, and the issuer got %d requests", status, body, len(upstream.requests())-before)
 			}
 		})
+	}
+	// What cannot be looked at is not passed on either.
+	for name, call := range map[string]struct{ encoding, body string }{
+		"a long one":       {"", `{"x":"` + strings.Repeat("x", 70<<10) + `","refreshToken":"` + p.refresh + `"}`},
+		"another encoding": {"br", "\x0b\x02\x80"},
+	} {
+		before := len(upstream.requests())
+		status, body := p.call("POST", "/User/RefreshToken", call.body, "Content-Type", json, "Content-Encoding", call.encoding)
+		if status != 413 || len(upstream.requests()) != before {
+			t.Errorf("%s: %d %q, and the issuer got %d requests", name, status, body, len(upstream.requests())-before)
+		}
 	}
 }
 

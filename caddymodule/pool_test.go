@@ -251,7 +251,7 @@ func TestTokensInCookies(t *testing.T) {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/login" {
 			access, refresh := sb.Login()
-			form := http.Cookie{Path: "/app", Domain: "example.com", MaxAge: 3600, SameSite: http.SameSiteStrictMode, Secure: true}
+			form := http.Cookie{Path: "/app", Domain: "example.com", MaxAge: 3600, HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: true}
 			for name, value := range map[string]string{"access_token": access, "refresh_token": refresh} {
 				form.Name, form.Value = name, value
 				http.SetCookie(w, &form)
@@ -290,7 +290,7 @@ func TestTokensInCookies(t *testing.T) {
 			jar = fresh
 			renewed++
 			for _, line := range header["Set-Cookie"] {
-				if !strings.HasSuffix(line, "; Path=/app; Domain=example.com; Max-Age=3600; Secure; SameSite=Strict") {
+				if !strings.HasSuffix(line, "; Path=/app; Domain=example.com; HttpOnly; Secure; SameSite=Strict") {
 					t.Errorf("not as the login had it: %s", line)
 				}
 			}

@@ -2,8 +2,9 @@ package caddymodule
 
 import (
 	"net/http"
+	"slices"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/tokenrefresh/caddy-token-refresh/refresher"
 )
@@ -28,8 +29,9 @@ func (h *Handler) renewCookies(w http.ResponseWriter, r *http.Request, found pre
 	h.setCookies(w, r, pair)
 }
 
-// setCookies sets a pair's cookies as the last login of the pool had them: one
-// with another path or domain would stand beside that one, not in its place.
+// setCookies sets a pair's cookies with the path and domain that the last login
+// at the same host had: others would stand beside those of the login, not in their
+// place.
 func (h *Handler) setCookies(w http.ResponseWriter, r *http.Request, pair refresher.Pair) {
 	w.Header().Add("Cache-Control", "no-store") // whatever the upstream says beside it
 	for _, c := range []struct {
@@ -39,33 +41,51 @@ func (h *Handler) setCookies(w http.ResponseWriter, r *http.Request, pair refres
 		if c.name == "" || c.value.IsZero() {
 			continue
 		}
-		cookie := http.Cookie{Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode}
-		if form, ok := h.pool.shared.cookies.Load(c.name); ok {
-			cookie = form.(http.Cookie)
-		}
+		cookie := h.pool.shared.cookies.form(r.Host, c.name)
 		cookie.Name, cookie.Value = c.name, c.value.Reveal()
+		cookie.Secure = cookie.Secure || r.TLS != nil
 		w.Header().Add("Set-Cookie", cookie.String())
 	}
 }
 
-// rememberCookies remembers the attributes of a login's cookies, not what they
-// hold.
-func (p *Pool) rememberCookies(header http.Header) {
+// cookieForms are the attributes of the cookies that logins set, by host and
+// name. How long a cookie lives is left out: that was its caller's choice.
+type cookieForms struct {
+	mu    sync.Mutex
+	forms map[[2]string]http.Cookie
+}
+
+// maxCookieForms bounds the hosts; past it the default serves.
+const maxCookieForms = 1000
+
+func (f *cookieForms) form(host, name string) http.Cookie {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if form, ok := f.forms[[2]string{host, name}]; ok {
+		return form
+	}
+	return http.Cookie{Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode}
+}
+
+func (f *cookieForms) remember(host string, header http.Header, names ...string) {
 	for _, c := range (&http.Response{Header: header}).Cookies() {
-		if c.Name != p.Cookies.Access && c.Name != p.Cookies.Refresh || c.Value == "" {
+		if !slices.Contains(names, c.Name) || c.Value == "" {
 			continue
 		}
 		form := http.Cookie{
-			Path: c.Path, Domain: c.Domain, MaxAge: c.MaxAge, Secure: c.Secure, HttpOnly: c.HttpOnly,
-			SameSite: c.SameSite, Partitioned: c.Partitioned,
-		}
-		if c.MaxAge == 0 && !c.Expires.IsZero() {
-			form.MaxAge = int(time.Until(c.Expires).Seconds())
+			Path: c.Path, Domain: c.Domain, Secure: c.Secure, HttpOnly: c.HttpOnly, SameSite: c.SameSite, Partitioned: c.Partitioned,
 		}
 		if c.Path == "" {
 			form.Path = "/" // what the login's own path would make of it is not known here
 		}
-		p.shared.cookies.Store(c.Name, form)
+		f.mu.Lock()
+		if f.forms == nil {
+			f.forms = map[[2]string]http.Cookie{}
+		}
+		if at := [2]string{host, c.Name}; len(f.forms) < maxCookieForms || f.forms[at].Path != "" {
+			f.forms[at] = form
+		}
+		f.mu.Unlock()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -25,6 +26,10 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, next caddyhtt
 	asked, err := h.readExchange(r)
 	if err != nil {
 		return err
+	}
+	if asked.unread {
+		return caddyhttp.Error(http.StatusRequestEntityTooLarge,
+			fmt.Errorf("pool %q: a refresh call that cannot be looked at is not passed on", h.Session))
 	}
 	pool := h.pool.shared
 	who := h.caller(r)
@@ -73,6 +78,7 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, next caddyhtt
 type askedExchange struct {
 	refresh, access string
 	cookies         bool // the refresh token came in one
+	unread          bool // the body is too long, or encoded: who knows what is in it
 }
 
 // readExchange reads a refresh call as 7G, OAuth 2.0 and FusionAuth have it, and
@@ -88,10 +94,12 @@ func (h *Handler) readExchange(r *http.Request) (asked askedExchange, err error)
 			io.Reader
 			io.Closer
 		}{io.MultiReader(bytes.NewReader(body), rest), rest}
-		if len(body) <= refresher.MaxAnswer {
-			asked = h.parseExchange(r.Header.Get("Content-Type"), body)
+		text, err := decompressed(strings.Join(r.Header["Content-Encoding"], ","), body)
+		asked.unread = err != nil || len(body) > refresher.MaxAnswer
+		if !asked.unread {
+			asked = h.parseExchange(r.Header.Get("Content-Type"), text)
 			if !h.pool.isRefresh(asked.refresh) {
-				h.pool.search(&asked, body)
+				h.pool.search(&asked, text)
 			}
 		}
 	}

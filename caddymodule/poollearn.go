@@ -26,13 +26,13 @@ func (h *Handler) learn(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	r = r.Clone(ctx)
 	r.Header.Set("Accept-Encoding", "identity") // the answer is to be read
 	var held *heldAnswer
-	held = newHeldAnswer(w, func() error { return h.learnFrom(ctx, held, former) })
+	held = newHeldAnswer(w, func() error { return h.learnFrom(ctx, r.Host, held, former) })
 	return held.serve(r, next)
 }
 
 // learnFrom learns from an answer before it goes on. Where refresh tokens are
 // withheld, none goes on that is not: an error is answered in its place.
-func (h *Handler) learnFrom(ctx context.Context, held *heldAnswer, former refresher.Pair) error {
+func (h *Handler) learnFrom(ctx context.Context, host string, held *heldAnswer, former refresher.Pair) error {
 	withhold := h.pool.withholds()
 	text, unreadable := held.text()
 	if withhold && unreadable != nil {
@@ -68,7 +68,7 @@ func (h *Handler) learnFrom(ctx context.Context, held *heldAnswer, former refres
 			return nil
 		}
 	}
-	h.pool.rememberCookies(held.Header())
+	h.pool.shared.cookies.remember(host, held.Header(), h.pool.Cookies.Access, h.pool.Cookies.Refresh)
 	if !handle.IsZero() {
 		h.withhold(held, text, pair.Refresh, handle)
 	}

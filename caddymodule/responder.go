@@ -17,6 +17,7 @@ type responder struct {
 	state  responderState
 	status int // the final one, once it is known
 	replay bool
+	broken bool // what is held ended too early
 	held   []byte
 
 	// The header as it was before the first run; few responses have more fields
@@ -129,16 +130,19 @@ func (w *responder) release() error {
 	w.ResponseWriter.WriteHeader(w.status)
 	held := w.held
 	w.held = nil
-	if len(held) == 0 {
-		return nil
+	var err error
+	if len(held) > 0 {
+		_, err = w.ResponseWriter.Write(held)
 	}
-	_, err := w.ResponseWriter.Write(held)
+	if w.broken {
+		panic(http.ErrAbortHandler)
+	}
 	return err
 }
 
 // discard forgets a held answer: the header is again what it was.
 func (w *responder) discard() {
-	w.state, w.status, w.held = undecided, 0, nil
+	w.state, w.status, w.held, w.broken = undecided, 0, nil, false
 	header := w.ResponseWriter.Header()
 	clear(header)
 	for _, f := range w.fields[:min(w.n, len(w.fields))] {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -87,12 +88,17 @@ func (h *WebhookHandler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("loading the %s app: %w", appName, err)
 	}
 	app := mod.(*App)
+	var seen *seenEvents
 	if cfg, ok := app.session(h.Session); ok {
-		h.hear = cfg.shared.Hear
+		h.hear, seen = cfg.shared.Hear, &cfg.shared.seen
 	} else if cfg, ok := app.pool(h.Session); ok {
-		h.hear = cfg.shared.Hear
+		h.hear, seen = cfg.shared.Hear, &cfg.shared.seen
 	} else {
 		return fmt.Errorf("session %q is not defined in the %s app", h.Session, appName)
+	}
+	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && srv.Logs != nil && h.HeaderName != "" && !strings.EqualFold(h.HeaderName, "Authorization") {
+		h.logger.Warn("Caddy's access logs show the webhook's secret, as they redact only Authorization, Cookie and the like: delete the field with the log's `format filter`, or use signature or basic_auth",
+			zap.String("session", h.Session), zap.String("header", h.HeaderName))
 	}
 	cfg, err := h.config(caddy.NewReplacer())
 	if err != nil {
@@ -101,8 +107,17 @@ func (h *WebhookHandler) Provision(ctx caddy.Context) error {
 	if h.verifier, err = webhook.NewVerifier(cfg); err != nil {
 		return err
 	}
-	h.seen = webhook.NewSeen(webhook.SeenConfig{Window: time.Duration(h.Window)})
+	h.seen = seen.within(time.Duration(h.Window))
 	return nil
+}
+
+// seenEvents are those about a session, or about a pool's, whatever handler took
+// them, and over reloads.
+type seenEvents struct{ byWindow sync.Map }
+
+func (s *seenEvents) within(window time.Duration) *webhook.Seen {
+	seen, _ := s.byWindow.LoadOrStore(window, webhook.NewSeen(webhook.SeenConfig{Window: window}))
+	return seen.(*webhook.Seen)
 }
 
 func (h *WebhookHandler) config(repl *caddy.Replacer) (cfg webhook.VerifierConfig, err error) {

@@ -30,7 +30,10 @@ const (
 
 // maxDrained is how much of an answer is read so that its connection can be used
 // again.
-const maxDrained = 64 << 10
+const (
+	maxDrained   = 64 << 10
+	maxDrainTime = 100 * time.Millisecond
+)
 
 // HookConfig says where events go, and how. It does not print its contents.
 type HookConfig struct {
@@ -246,7 +249,9 @@ func (h *Hook) post(ctx context.Context, body []byte) error {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	// What the answer says is of no interest; its end lets the connection be
-	// used again. A failure here changes nothing: the status was read.
+	// used again, if it comes soon. A failure here changes nothing: the status
+	// was read.
+	defer time.AfterFunc(maxDrainTime, cancel).Stop()
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDrained)
 	if resp.StatusCode/100 != 2 {
 		return &refusal{status: resp.StatusCode, after: retryAfter(resp.Header, time.Now())}

@@ -134,6 +134,21 @@ func TestADeliveryEndsAtItsTimeout(t *testing.T) {
 	}
 }
 
+// A pair may wait for this answer.
+func TestAnAnswerCountsBeforeItsBodyHasEnded(t *testing.T) {
+	release := make(chan struct{})
+	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-release
+	}))
+	defer close(release)
+	begun := time.Now()
+	err := testHook(t, HookConfig{URL: srv.URL, Timeout: time.Minute}).post(context.Background(), []byte(`{}`))
+	if err != nil || time.Since(begun) > 30*time.Second {
+		t.Errorf("got %v after %v", err, time.Since(begun))
+	}
+}
+
 func TestAHookThatCannotBeIsRefused(t *testing.T) {
 	for name, cfg := range map[string]HookConfig{
 		"without a URL":                      {},
