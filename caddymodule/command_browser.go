@@ -28,13 +28,14 @@ type cameBack struct {
 	result chan error
 }
 
-func listenBack(port uint16) (*loginBack, error) {
+// listenBack listens on 127.0.0.1; host is what the issuer is told, and the same.
+func listenBack(host string, port uint16) (*loginBack, error) {
 	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, fmt.Errorf("waiting for the browser to come back: %w", err)
 	}
 	return &loginBack{
-		ln: ln, address: fmt.Sprintf("http://%s/callback", ln.Addr()), came: make(chan cameBack, 1),
+		ln: ln, address: fmt.Sprintf("http://%s:%d/callback", host, ln.Addr().(*net.TCPAddr).Port), came: make(chan cameBack, 1),
 	}, nil
 }
 

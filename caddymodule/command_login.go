@@ -27,10 +27,12 @@ The running Caddy makes the exchange and keeps the pair; nothing of it comes to
 this terminal.
 
 The issuer must know the client's redirect URI, http://127.0.0.1/callback with any
-port; where it wants the port, too, --port fixes it.`
+port; where it wants the port, too, --port fixes it. --localhost is for one that
+knows http://localhost only (Cognito, Entra).`
 	cmd.Flags().Bool("device", false, "Show a code to enter on another device")
 	cmd.Flags().String("scope", "", "What to ask for (default: the issuer's option scope)")
 	cmd.Flags().Uint16("port", 0, "Port of the redirect URI (default: a free one)")
+	cmd.Flags().Bool("localhost", false, "Have localhost in the redirect URI, not 127.0.0.1")
 	cmd.Flags().Bool("no-browser", false, "Only print the address, open no browser")
 	return cmd
 }
@@ -52,7 +54,8 @@ func cmdLogin(fl caddycmd.Flags) (int, error) {
 	} else {
 		var port uint16
 		if port, err = fl.GetUint16("port"); err == nil {
-			answer, err = l.byBrowser(ctx, asked, port)
+			host := map[bool]string{false: "127.0.0.1", true: "localhost"}[fl.Bool("localhost")]
+			answer, err = l.byBrowser(ctx, asked, host, port)
 		}
 	}
 	if err != nil {
@@ -112,8 +115,8 @@ func (l *loginRun) giveUp() {
 }
 
 // byBrowser waits on a loopback address for the browser to come back.
-func (l *loginRun) byBrowser(ctx context.Context, asked askedLogin, port uint16) ([]byte, error) {
-	back, err := listenBack(port)
+func (l *loginRun) byBrowser(ctx context.Context, asked askedLogin, host string, port uint16) ([]byte, error) {
+	back, err := listenBack(host, port)
 	if err != nil {
 		return nil, err
 	}

@@ -90,7 +90,7 @@ func checkRedirect(text string) error {
 	u, err := url.Parse(text)
 	if err == nil {
 		var addr netip.AddrPort
-		if addr, err = netip.ParseAddrPort(u.Host); err == nil && (u.Scheme != "http" || !addr.Addr().IsLoopback() ||
+		if addr, err = netip.ParseAddrPort(strings.Replace(u.Host, "localhost:", "127.0.0.1:", 1)); err == nil && (u.Scheme != "http" || !addr.Addr().IsLoopback() ||
 			u.User != nil || u.RawQuery != "" || u.Fragment != "" || !strings.HasPrefix(u.Path, "/")) {
 			err = errors.New("it is another")
 		}

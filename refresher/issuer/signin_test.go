@@ -146,14 +146,14 @@ func TestAnAnswerThatIsNotToTheLoginIsRefused(t *testing.T) {
 func TestWhatALoginCannotBeginWith(t *testing.T) {
 	o := newOAuth2(t, OAuth2Config{TokenURL: "https://issuer.example/token", AuthorizationURL: "https://issuer.example/auth", ClientID: "a"})
 	for _, redirect := range []string{
-		"", "https://127.0.0.1:1/callback", "http://192.0.2.1:1/callback", "http://localhost:1/callback", "http://127.0.0.1/callback",
+		"", "https://127.0.0.1:1/callback", "http://192.0.2.1:1/callback", "http://evil.localhost:1/callback", "http://127.0.0.1/callback",
 		"http://127.0.0.1:1", "http://a@127.0.0.1:1/callback", "http://127.0.0.1:1/callback?x=y", "http://127.0.0.1:1/callback#x", "app:/callback",
 	} {
 		if _, err := o.BeginCode(t.Context(), redirect, ""); err == nil || !strings.Contains(err.Error(), "redirect_uri") {
 			t.Errorf("%q: %v", redirect, err)
 		}
 	}
-	for _, redirect := range []string{testRedirect, "http://[::1]:1/callback"} {
+	for _, redirect := range []string{testRedirect, "http://[::1]:1/callback", "http://localhost:1/callback"} {
 		if _, err := o.BeginCode(t.Context(), redirect, ""); err != nil {
 			t.Errorf("%q: %v", redirect, err)
 		}
