@@ -233,12 +233,15 @@ func TestANameThatNothingHasIsNotRepeated(t *testing.T) {
 	_, issuer := ruleIssuer(t, sandbox.Config{})
 	c := ruleStart(t, ruleConfig{App: poolConfig(issuer).App, Site: poolConfig(issuer).Site})
 	const token = "CANARYkS5yxOblBFjpZ8UuBf8tBMfTqgSiLQwdvVWv0EIs2PKrQKZ"
-	for _, path := range []string{"/" + token, "/" + token + "/refresh", "/portal:" + token, "/" + token + ":x", "?pool=" + token, "?pool=portal&after=" + token} {
+	for _, path := range []string{"/" + token, "/" + token + "/refresh", "/portal:" + token, "/" + token + ":x", "?pool=" + token} {
 		method := map[bool]string{true: "POST", false: "GET"}[strings.HasSuffix(path, "/refresh")]
 		status, body := c.admin(method, "/token_refresh/sessions"+path, "")
 		if status != 404 || strings.Contains(body, "CANARY") || !strings.Contains(body, "pool") {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
+	}
+	if status, body := c.admin("GET", "/token_refresh/sessions?pool=portal&after="+token, ""); status != 400 || strings.Contains(body, "CANARY") {
+		t.Errorf("after: %d %s", status, body)
 	}
 }
 

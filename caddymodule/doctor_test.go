@@ -264,8 +264,12 @@ func TestTheDoctorLooksAtWhatIsStoredAndRunning(t *testing.T) {
 		}
 		return all
 	}
-	ruleEventually(t, "the pair on disk", func() bool { return bytes.Contains(slots(), []byte("ctrjrnl1")) && ruleStatus(t, "s").LastError == "" })
-	before := slots()
+	var before []byte
+	ruleEventually(t, "the pair on disk, in both slots", func() bool {
+		before = slots()
+		<-time.After(200 * time.Millisecond)
+		return bytes.Contains(before, []byte("ctrjrnl1")) && bytes.Equal(before, slots()) && ruleStatus(t, "s").LastError == ""
+	})
 	path := filepath.Join(t.TempDir(), "Caddyfile")
 	look := func(cfg ruleConfig, more ...string) (int, doctorReport) {
 		t.Helper()

@@ -344,6 +344,7 @@ func (s *site) status(t testing.TB) status {
 // refresh has the pair exchanged now.
 func (s *site) refresh(t testing.TB) {
 	t.Helper()
+	eventually(t, 10*time.Second, "there is a pair", func() bool { return s.status(t).Generation > 0 })
 	a, err := s.bench.api(t.Context(), http.MethodPost, "/"+s.name+"/refresh", nil)
 	if err != nil || a.status != http.StatusOK {
 		t.Fatalf("POST /%s/refresh: %v %v", s.name, a, err)

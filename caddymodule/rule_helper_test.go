@@ -462,14 +462,14 @@ func LoadJSON(config []byte) error {
 
 var lastLoad atomic.Int64 // in Unix nanoseconds
 
-// AfterLoad makes a request again whose connection was reset within a second of
+// AfterLoad makes a request again whose connection was ended within a second of
 // a load: Caddy gives each configuration listeners of its own, and the kernel
 // resets what those before had not accepted yet, with or without this module.
 type AfterLoad struct{ *http.Transport }
 
 func (t AfterLoad) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.Transport.RoundTrip(req)
-	for errors.Is(err, syscall.ECONNRESET) && time.Since(time.Unix(0, lastLoad.Load())) < time.Second {
+	for (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)) && time.Since(time.Unix(0, lastLoad.Load())) < time.Second {
 		if req.Body != nil && req.Body != http.NoBody {
 			if req.GetBody == nil {
 				break
