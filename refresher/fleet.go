@@ -29,6 +29,7 @@ type fleet struct {
 	waiters  bool    // requests wait for what it says
 	failures int
 	failing  Instant // since when
+	back     Instant // when it answered again
 	next     Instant // after a failure, not before
 	err      string  // of the last; empty: it came
 	slow     int     // attempts in a row that were withdrawn because it takes too long

@@ -152,6 +152,9 @@ func (m *machine) mayBegin() bool {
 		at := m.quietFrom(s)
 		if m.upstream401 && m.profile.RevokesPrevious { // another has rotated, and will restore what it has
 			at = later(at, s.first.Add(m.sched.holdOff))
+			if s.mark && !f.back.IsZero() { // as soon as it finds the store there
+				at = later(at, f.back.Add(m.sched.scaled(2*pollIdle)))
+			}
 		}
 		if s.mark && m.usable() && !m.reached(at) {
 			m.wakeAt(at)

@@ -11,6 +11,7 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 	f := &m.fleet
 	if f.failures > 0 {
 		m.note(Note{Kind: NoteStoreBack})
+		f.back = m.now
 	}
 	f.failures, f.err, f.next = 0, "", Instant{}
 	f.pushes = pushes

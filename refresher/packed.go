@@ -188,7 +188,7 @@ func (f *fleet) carry(c *codec) {
 	flags(c, &f.on, &f.opened, &f.pushes, &f.asking, &f.again, &f.news, &f.waiters, &f.sharing, &f.regressed,
 		&f.locked, &f.barred, &f.looked)
 	number(c, &f.store)
-	instants(c, &f.asked, &f.look, &f.wrote, &f.failing, &f.next, &f.without, &f.shareNext, &f.sharedAt, &f.restored, &f.rest, &f.spread)
+	instants(c, &f.asked, &f.look, &f.wrote, &f.failing, &f.back, &f.next, &f.without, &f.shareNext, &f.sharedAt, &f.restored, &f.rest, &f.spread)
 	number(c, &f.failures)
 	text(c, &f.err)
 	number(c, &f.slow)
