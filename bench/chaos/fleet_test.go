@@ -274,7 +274,9 @@ func (f *fleet) finish() {
 		if f.traffic != nil {
 			f.traffic.stop()
 		}
-		f.stopPolling()
+		if f.stopPolling != nil { // it came to that
+			f.stopPolling()
+		}
 		for _, i := range f.members {
 			if i.cmd != nil {
 				i.logged(f.t)

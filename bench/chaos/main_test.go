@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -82,9 +83,12 @@ func program(t testing.TB, name, variable string) string {
 var usedPorts sync.Map
 
 // freeAddr is an address that nobody listens on. It lies below the range from
-// which the system takes ports for outgoing connections.
+// which the system takes ports for outgoing connections. No process is started
+// meanwhile: until it runs it would have the listener, too, closed or not.
 func freeAddr(t testing.TB) string {
 	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for range 1000 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
 		if _, used := usedPorts.LoadOrStore(addr, true); used {

@@ -169,9 +169,12 @@ func (p *Process) signal(sig syscall.Signal) {
 	}
 }
 
-// ports returns free TCP ports of 127.0.0.1.
+// ports returns free TCP ports of 127.0.0.1. No process is started meanwhile:
+// until it runs it would have the listeners, too, closed or not.
 func ports(t testing.TB, n int) []string {
 	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	free := make([]string, n)
 	for i := range free {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
