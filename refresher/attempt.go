@@ -179,7 +179,7 @@ func (m *machine) record() {
 			in.At, in.AtBoot, in.BootID = m.attempt.prior.At, m.attempt.prior.AtBoot, m.attempt.prior.BootID // the interval counts from the first
 		}
 	}
-	m.rec.Intent = &in
+	m.rec.Intent, m.fleet.others = &in, false
 	m.stage = stageRecording
 	m.changedNow()
 }

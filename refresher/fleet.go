@@ -60,6 +60,7 @@ type fleet struct {
 
 	locked bool
 	owned  string // the intent of the attempt under way
+	others bool   // the record's intent stands for attempts of others that were seen in the store
 	barred bool   // the barrier is down
 	looked bool   // the sources were asked once
 	said   string // the last complaint about an entry
@@ -175,6 +176,6 @@ func (m *machine) releaseWaiters() {
 
 // generationChanged forgets what was known of the generation before.
 func (f *fleet) generationChanged() {
-	f.intents, f.plan, f.doom, f.owned, f.slow = nil, time.Time{}, nil, "", 0
+	f.intents, f.plan, f.doom, f.owned, f.others, f.slow = nil, time.Time{}, nil, "", false, 0
 	f.rest, f.shareNext, f.shareFailures = Instant{}, Instant{}, 0
 }

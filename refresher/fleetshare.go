@@ -221,7 +221,9 @@ func (m *machine) share() {
 		// nothing is on its way.
 		mark := m.ownName(kindQuiet)
 		for _, s := range f.intents {
-			eff.before = append(eff.before, s.name)
+			if !s.mark || s.name[0] == byte(kindQuiet) { // not what was withdrawn
+				eff.before = append(eff.before, s.name)
+			}
 		}
 		if f.owned != "" {
 			eff.before = append(eff.before, f.owned)
@@ -263,7 +265,7 @@ func (m *machine) shared(ev evShared) {
 		if f.shareFailures == 0 {
 			m.note(Note{Kind: NoteStoreFailed, Err: ev.err.Error()})
 		}
-		f.shareNext = m.now.Add(min(100*time.Millisecond<<min(f.shareFailures, 8), pollIdle))
+		f.shareNext = m.now.Add(m.sched.scaled(min(100*time.Millisecond<<min(f.shareFailures, 8), pollIdle)))
 		f.shareFailures++
 		m.unlock()
 	}

@@ -11,7 +11,7 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 	f := &m.fleet
 	if f.failures > 0 {
 		m.note(Note{Kind: NoteStoreBack})
-		f.back = m.now
+		f.back, f.shareNext = m.now, Instant{}
 	}
 	f.failures, f.err, f.next = 0, "", Instant{}
 	f.pushes = pushes
@@ -47,7 +47,7 @@ func (m *machine) sighted(at Instant, names []string, pushes bool) (newer bool) 
 		m.firstLook()
 	}
 	m.reconcile()
-	if d := f.doom; d != nil && (!newer || f.bad != "") && at.Boot >= d.at.Boot && !m.foreignYoung() {
+	if d := f.doom; d != nil && (!newer || f.bad != "") && at.Boot >= d.at.Boot && !m.foreignYoung() && m.reached(m.othersBack()) {
 		f.doom = nil
 		m.loseNow(d.reason, d.detail)
 	}
@@ -144,13 +144,17 @@ const keptRecords = 3
 
 // sightIntents remembers when each intent of this generation was first seen. One
 // that has gone was withdrawn, and has sent nothing; but if the store has lost
-// our record, too, it says nothing.
+// our record, too, it says nothing, and little if it ever has.
 func (m *machine) sightIntents(found found, late bool) {
 	f := &m.fleet
 	here := m.rec.position()
 	var kept []sighting
 	for _, s := range f.intents {
-		if s.own || late || found.newest.before(here) || slices.Contains(found.intents, s.name) {
+		switch {
+		case s.own || late || found.newest.before(here) || slices.Contains(found.intents, s.name):
+			kept = append(kept, s)
+		case m.marked() && !s.mark: // as likely as not
+			s.mark = true
 			kept = append(kept, s)
 		}
 	}
@@ -169,11 +173,7 @@ func (m *machine) quietFrom(s sighting) Instant {
 	wait := m.sched.holdOff
 	if s.mark && m.sched.known() { // most likely nothing was on its way: no reason to lose the session
 		end := m.sched.notAfter.Add(-m.sched.stretch(orDefault(m.profile.Timeout, defaultTimeout)))
-		all := 2 * pollIdle // in which the others restore what they have
-		if m.fleet.pushes {
-			all = time.Second
-		}
-		wait = min(wait, max(end.Sub(s.first), min(all, m.sched.lead/2)))
+		wait = min(wait, max(end.Sub(s.first), min(m.fleet.restoring(), m.sched.lead/2)))
 	}
 	if reuse := m.reuse(); reuse > 0 {
 		wait = min(wait, reuse/2)
@@ -193,6 +193,33 @@ func (m *machine) foreignYoung() bool {
 // othersTry is foreignYoung without the marks.
 func (m *machine) othersTry() bool {
 	return slices.ContainsFunc(m.fleet.intents, func(s sighting) bool { return !s.own && !s.mark && !m.reached(m.quietFrom(s)) })
+}
+
+// othersBack is when the others, too, have found a store again that was away, and
+// have written what they got meanwhile, or what it has lost.
+func (m *machine) othersBack() (at Instant) {
+	f := &m.fleet
+	if !f.back.IsZero() {
+		at = f.back.Add(storeTimeout + m.sched.scaled(pollIdle))
+	}
+	if !f.restored.IsZero() {
+		at = later(at, f.restored.Add(f.restoring()))
+	}
+	return at
+}
+
+// restoring is how long the others take to write again what the store has lost.
+func (f *fleet) restoring() time.Duration {
+	if f.pushes {
+		return time.Second
+	}
+	return 2 * pollIdle
+}
+
+// marked reports whether the store has ever lost what was tried of this
+// generation.
+func (m *machine) marked() bool {
+	return slices.ContainsFunc(m.fleet.intents, func(s sighting) bool { return s.mark })
 }
 
 // onlyMarks reports whether the store has forgotten what was tried.
@@ -220,7 +247,12 @@ func (m *machine) reconcile() {
 		}
 	}
 	if attempts == 0 && len(f.intents) > 0 {
-		return // only marks: the store has forgotten what was tried, the journal may not have
+		// Only marks: the store has forgotten what was tried, the journal may not have.
+		if f.others {
+			m.rec.Intent, f.others = nil, false
+			m.changed()
+		}
+		return
 	}
 	if attempts == 0 {
 		if in := m.rec.Intent; in != nil && in.Shared && !f.newest.before(m.rec.position()) {
@@ -230,6 +262,7 @@ func (m *machine) reconcile() {
 		return
 	}
 	if m.rec.Intent == nil {
+		f.others = true
 		m.rec.Intent = &intent{At: m.now.Wall, AtBoot: m.now.Boot, BootID: m.env.bootID, Unknown: true, Shared: true}
 		m.witnessed = false
 		m.next = Instant{}

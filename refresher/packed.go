@@ -186,7 +186,7 @@ func (p *position) carry(c *codec) {
 
 func (f *fleet) carry(c *codec) {
 	flags(c, &f.on, &f.opened, &f.pushes, &f.asking, &f.again, &f.news, &f.waiters, &f.sharing, &f.regressed,
-		&f.locked, &f.barred, &f.looked)
+		&f.locked, &f.barred, &f.looked, &f.others)
 	number(c, &f.store)
 	instants(c, &f.asked, &f.look, &f.wrote, &f.failing, &f.back, &f.next, &f.without, &f.shareNext, &f.sharedAt, &f.restored, &f.rest, &f.spread)
 	number(c, &f.failures)

@@ -53,7 +53,8 @@ type simIssuer struct {
 	trouble    bool // a fault befell this generation
 	unrecorded bool // in this family one was sent although the journal could not take the intent
 	forgot     bool // in this family the store forgot while one was on its way
-	parted     bool // in this family somebody was cut off or stood still while an exchange was on its way
+	parted     bool // in this family somebody was cut off or stood still while an exchange was on its way, or the store was down
+	alone      bool // the same, but for the store's being down for all
 	commits    int
 	reuses     int
 	flying     map[string]int // exchanges on their way, by refresh token
@@ -62,7 +63,7 @@ type simIssuer struct {
 func (i *simIssuer) login() Pair {
 	i.family++
 	i.n, i.dead, i.trouble = 1, false, i.w.underWay()
-	i.unrecorded, i.forgot, i.parted = false, false, false
+	i.unrecorded, i.forgot, i.parted, i.alone = false, false, false, false
 	i.before, i.loggedIn = "", i.w.now.Boot
 	if i.valid == nil {
 		i.valid, i.flying = map[string]time.Duration{}, map[string]int{}
@@ -156,6 +157,16 @@ func (w *world) held(refresh string) bool {
 	return w.store != nil && w.store.holds(refresh)
 }
 
+// live reports whether a process has a pair that goes on serving.
+func (w *world) live(refresh string) bool {
+	for _, s := range w.sidecars {
+		if s.up && s.state.rec.Refresh == refresh && s.state.rec.Lost == "" {
+			return true
+		}
+	}
+	return false
+}
+
 // lost checks that a loss was one that nobody could have prevented, and that it
 // is called by its name.
 func (s *simSidecar) lost(reason Reason) {
@@ -170,6 +181,8 @@ func (s *simSidecar) lost(reason Reason) {
 	case reason == ReasonExpired && w.faults.skew > 0: // its clock may say so
 	case reason == ReasonUndecryptable:
 		w.fail("the record could not be opened")
+	case committed && !i.dead && !double && !i.alone && w.live(i.current):
+		w.fail("the session was given up (%s) while somebody had the next pair and could tell", reason)
 	case committed && !i.dead && reason != ReasonTwoGenerals && reason != ReasonExpired:
 		w.fail("a lost answer is reported as %s", reason)
 	case !committed && !i.trouble && !double && !i.parted && !i.dead:

@@ -114,7 +114,7 @@ func (s *simSidecar) crash(why string) {
 func (s *simSidecar) part() {
 	w := s.w
 	if s.busy() {
-		w.issuer.parted = true
+		w.issuer.parted, w.issuer.alone = true, true
 	}
 	if w.store != nil && w.store.wiped && !w.store.holds(w.issuer.current) {
 		w.issuer.forgot = true // the store has, and now one cannot restore it
@@ -311,6 +311,7 @@ func (s *simSidecar) send(p Pair) {
 	s.sending++
 	if w.now.Boot < s.stopUntil || w.now.Boot < s.cutUntil || w.store != nil && w.now.Boot < w.store.downUntil {
 		i.parted = true
+		i.alone = i.alone || w.now.Boot < s.stopUntil || w.now.Boot < s.cutUntil
 	}
 	w.note("%s: send %s", s, refresh)
 	if s.state.saved < s.state.attempt.saving && w.store == nil {
@@ -385,6 +386,9 @@ func (s *simSidecar) send(p Pair) {
 				s.coming = next.Refresh.Reveal()
 				if w.chance(w.faults.stopAtCommit) {
 					s.stop(w.between(50*time.Millisecond, 15*time.Second))
+				}
+				if w.faults.downAtCommit > 0 && w.chance(w.faults.downAtCommit) {
+					w.after(w.between(0, 2*back), func() { w.store.goDown(w.between(time.Second, 15*time.Second)) })
 				}
 			}
 			reply(Answer{Class: ClassOK, Status: 200, Pair: next})

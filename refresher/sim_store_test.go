@@ -31,6 +31,17 @@ func (st *simStore) holds(refresh string) bool {
 	return false
 }
 
+// goDown has the store answer nobody for a while.
+func (st *simStore) goDown(d time.Duration) {
+	w := st.w
+	st.downUntil = max(st.downUntil, w.now.Boot+d)
+	w.troubled()
+	for _, s := range w.sidecars {
+		w.after(st.downUntil-w.now.Boot, s.hear)
+	}
+	w.note("the store is down until %.3f", st.downUntil.Seconds())
+}
+
 func (st *simStore) wipe() {
 	w := st.w
 	w.note("the store restarts and has forgotten everything")
@@ -115,6 +126,7 @@ func (s *simSidecar) call(write bool, effect func() error, done func(error)) {
 		w.troubled()
 		if s.busy() {
 			w.issuer.parted = true
+			w.issuer.alone = w.issuer.alone || w.now.Boot < s.cutUntil || w.now.Boot >= st.downUntil
 		}
 		s.laterIn(life, storeTimeout, func() { done(errStoreGone) })
 		return

@@ -22,7 +22,7 @@ var (
 
 // simulate runs one seed: two minutes of virtual time with faults, then calm.
 func simulate(number uint64, mut mutation) *world {
-	w := &world{rng: rand.New(rand.NewPCG(number, 1)), mut: mut}
+	w := &world{rng: rand.New(rand.NewPCG(number, 1)), later: rand.New(rand.NewPCG(number, 2)), mut: mut}
 	w.now = Instant{Wall: time.Unix(1_800_000_000, 0), Boot: time.Hour}
 	w.issuer.w = w
 	w.populate()

@@ -15,6 +15,7 @@ import (
 // world is one run.
 type world struct {
 	rng     *rand.Rand
+	later   *rand.Rand // for choices added since: seeds that failed once stay what they were
 	now     Instant
 	queue   timeline
 	seq     int
@@ -64,6 +65,7 @@ type faults struct {
 	cut, storeDown, wipe             float64 // per second: one instance is cut off, all are; all is forgotten
 	pause                            float64 // per second: a process stands still
 	stopAtSend, stopAtCommit         float64 // per exchange: just before it is sent, just after it was committed
+	downAtCommit                     float64 // the same for the store
 	staleLease                       float64 // per lock: two hold it
 	together                         bool    // all begin in the same instant
 	crashAtStore                     float64 // per call
@@ -170,6 +172,9 @@ func (w *world) swarm() {
 	w.faults.together = w.rng.IntN(3) == 0
 	w.faults.crashAtStore = pick(0.03)
 	w.faults.newMachine = pick(0.5)
+	if w.later.IntN(6) == 0 {
+		w.faults.downAtCommit = w.later.Float64() / 2
+	}
 	if w.rng.IntN(3) == 0 {
 		w.faults.skew = w.between(0, 20*time.Second)
 	}
@@ -207,12 +212,7 @@ func (w *world) everySecond() {
 		w.now.Wall = w.now.Wall.Add(d)
 	}
 	if w.chance(f.storeDown) {
-		w.store.downUntil = w.now.Boot + w.between(100*time.Millisecond, 10*time.Second)
-		w.troubled()
-		for _, s := range w.sidecars {
-			w.after(w.store.downUntil-w.now.Boot, s.hear)
-		}
-		w.note("the store is down until %.3f", w.store.downUntil.Seconds())
+		w.store.goDown(w.between(100*time.Millisecond, 10*time.Second))
 	}
 	if w.chance(f.wipe) {
 		w.store.wipe()
