@@ -34,6 +34,7 @@ type actor struct {
 	stores  uint64 // so many were used
 	watched func() // ends the watch of it
 	locked  func() // releases its lock
+	unread  error  // why what only it has could not be read last
 	retry   bool   // to reopen the journal when no worker is busy
 	aside   bool   // the journal on disk cannot be read and must not be overwritten
 }
@@ -42,6 +43,7 @@ type actor struct {
 // actor wants of it.
 type store interface {
 	Read() (sealed []byte, ok bool, err error)
+	Last() (sealed []byte, err error)
 	Write(sealed []byte) error
 	Rest() error // until the next one
 	Close() error
@@ -58,6 +60,8 @@ type (
 		journal *journal.Journal
 		record  *record
 		damaged error
+
+		borrowed bool // the record is from another instance's
 	}
 	evWorked  struct{ event any } // a worker is done
 	evClosing struct{}
@@ -187,6 +191,9 @@ func (a *actor) handle(event any) {
 		a.step(ev.evAsked)
 	case evAttached:
 		before := a.config
+		if before != nil && !before.Keys.SameFirst(ev.config.Keys) {
+			a.recall(a.state) // with the keys that it was written with
+		}
 		a.config = ev.config
 		a.useStore(ev.config.Store)
 		a.freshKey()
@@ -248,7 +255,7 @@ func (a *actor) opened(ev evJournal) {
 		a.reopen() // a newer configuration may have the key
 		return
 	}
-	a.step(evOpened{rec: ev.record})
+	a.step(evOpened{rec: ev.record, borrowed: ev.borrowed})
 }
 
 // reopen tries the keys of a new configuration on a journal that those before
@@ -274,7 +281,7 @@ func (a *actor) reopen() {
 
 func (a *actor) step(event any) {
 	var effects []any
-	*a.state, effects = step(*a.state, a.session.clock.Now(), event)
+	*a.state, effects = recalling(*a.state, a.session.clock.Now(), event, a.recall)
 	a.session.known.Store(a.pack()) // before anybody gets a reply
 	for _, eff := range effects {
 		a.perform(eff)

@@ -9,6 +9,8 @@ type (
 	evOpened struct {
 		rec    *record // nil: a new journal
 		pooled bool    // a pool's: there are no sources, and the pair came from the issuer
+
+		borrowed bool // another instance's: one's own journal does not have it
 	}
 	evUnusable struct { // the journal is there but cannot be opened
 		reason Reason
@@ -94,6 +96,7 @@ type (
 	effSave struct {
 		version uint64
 		rec     record
+		sparse  bool // it is not whole: the journal has to be read first, and could not be
 		rest    bool // no further write is to be expected soon
 	}
 	effSend struct {

@@ -121,7 +121,7 @@ func (m *machine) join(rec *record) {
 	// What this one has yet to tell goes on; what the other tells, it tells.
 	own, others := announcementsAfter(m.rec.Announce), rec.Announce
 	m.telling.until = Instant{}
-	m.rec = *rec
+	m.rec, m.sparse = *rec, false
 	m.rec.Intent = nil
 	m.own()
 	m.rec.Announce = own
@@ -212,6 +212,7 @@ func (m *machine) share() {
 		return
 	}
 	f.sharing, f.wrote = true, m.now
+	m.recall()
 	rec := m.rec
 	rec.Intent, rec.Kept = nil, ""
 	rec.Age = m.now.Sub(m.received)

@@ -111,6 +111,7 @@ func (m *machine) seeded(s seed) error {
 	case m.rec.Lost == ReasonUndecryptable && s.reply == nil:
 		return ErrSpent // it may be: what was used cannot be read
 	}
+	m.recall()
 	h := m.hash(s.pair.Refresh)
 	if !s.signsIn && m.rec.knows(h, m.hash(NewSecret(m.rec.Refresh))) {
 		if m.usable() && s.pair.Refresh.Equal(NewSecret(m.rec.Refresh)) {

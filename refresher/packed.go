@@ -10,13 +10,16 @@ type packed struct {
 	rest            string // squeezed
 }
 
-// pack leaves out what only an attempt under way has, see whole, and what is
-// known of the process anyway.
+// pack leaves out what only an attempt under way has, see whole, what is known of
+// the process anyway, and what the journal can tell, see sparse.
 func (s *state) pack() *packed {
 	b, _ := scratch.Get().(*buffers)
 	defer scratch.Put(b)
 	c := codec{bytes: b.plain[:0], boot: s.env.bootID}
+	spent, sparse := s.rec.Spent, s.sparse
+	s.thin(spentAtRest)
 	s.carry(&c)
+	s.rec.Spent, s.sparse = spent, sparse
 	b.plain, b.squeezed = c.bytes, squeeze(b.squeezed[:0], c.bytes)
 	return &packed{access: s.rec.Access, refresh: s.rec.Refresh, rest: string(b.squeezed)}
 }
@@ -48,7 +51,7 @@ func (s *state) whole() bool {
 
 func (s *state) carry(c *codec) {
 	flags(c, &s.signsIn, &s.running, &s.closing, &s.opened, &s.byWall, &s.degraded, &s.aging, &s.stretched, &s.refused,
-		&s.witnessed, &s.upstream401, &s.triggered, &s.looking, &s.lookAgain, &s.writing)
+		&s.witnessed, &s.upstream401, &s.triggered, &s.looking, &s.lookAgain, &s.writing, &s.sparse)
 	instants(c, &s.received, &s.born, &s.failing, &s.next, &s.quietUntil, &s.quietAt, &s.stepped, &s.endSince, &s.saveRetry, &s.catchUp)
 	s.policy.carry(c)
 	s.profile.carry(c)

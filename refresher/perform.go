@@ -36,7 +36,12 @@ func (a *actor) perform(effect any) {
 		eff.conn.Close()
 	case effDrain:
 		a.drain(eff)
+	case effRecall: // was tried before
 	case effSave:
+		if eff.sparse {
+			a.work(func() any { return evSaved{version: eff.version, err: a.unread} })
+			return
+		}
 		var keys *journal.Keyring
 		if a.config != nil {
 			keys = a.config.Keys

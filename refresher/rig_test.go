@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,8 @@ type rig struct {
 	now     Instant
 	life    time.Duration // of the pairs that the rig hands out
 	conf    evConfigured
-	last    []any // effects of the last step
+	disk    []tokenHash // what the journal has of spent tokens
+	last    []any       // effects of the last step
 	all     []any
 	pairs   int
 	dropped int
@@ -80,8 +82,37 @@ func (r *rig) pair() Pair {
 
 func (r *rig) step(event any) []any {
 	r.t.Helper()
-	r.state, r.last = step(r.state, r.now, event)
+	switch ev := event.(type) {
+	case evOpened:
+		if r.disk = nil; ev.rec != nil {
+			r.disk = ev.rec.Spent
+		}
+	case evSaved:
+		for _, e := range r.all {
+			if save, ok := e.(effSave); ok && ev.err == nil && save.version == ev.version {
+				r.disk = save.rec.Spent
+			}
+		}
+	}
+	whole := r.state
+	if whole.sparse {
+		whole.completed(r.disk)
+	}
+	want, effects := step(whole, r.now, event)
+	r.state, r.last = recalling(r.state, r.now, event, func(s *state) { s.completed(r.disk) })
+	if got := r.state; got.sparse {
+		got.completed(r.disk)
+		if !slices.Equal(got.rec.Spent, want.rec.Spent) {
+			r.t.Fatalf("after %T: %d spent tokens at hand and in the journal, want %d", event, len(got.rec.Spent), len(want.rec.Spent))
+		}
+	} else if !slices.Equal(got.rec.Spent, want.rec.Spent) {
+		r.t.Fatalf("after %T: %d spent tokens at hand, want %d", event, len(got.rec.Spent), len(want.rec.Spent))
+	}
+	if kinds(effects) != kinds(r.last) {
+		r.t.Fatalf("after %T: %s; with all spent tokens at hand %s", event, kinds(r.last), kinds(effects))
+	}
 	r.state = repacked(r.t, r.state)
+	r.state.thin(0)
 	r.all = append(r.all, r.last...)
 	return r.last
 }

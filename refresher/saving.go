@@ -13,7 +13,8 @@ func (m *machine) save() {
 		return
 	}
 	m.writing = true
-	m.emit(effSave{version: m.version, rec: m.rec, rest: m.stage == stageIdle || m.stage == stageCommitting})
+	m.recall()
+	m.emit(effSave{version: m.version, rec: m.rec, sparse: m.sparse, rest: m.stage == stageIdle || m.stage == stageCommitting})
 }
 
 // settled reports whether nothing is under way and all is written.

@@ -305,7 +305,7 @@ func (s *Session) tryOpen(a *attachment) (any, error) {
 		}
 		// One's own that cannot be read is never overwritten for another's sake.
 		if ev.record != nil && mine.damaged == nil && (mine.record == nil || mine.record.position().before(ev.record.position())) {
-			mine.record = ev.record
+			mine.record, mine.borrowed = ev.record, true
 		}
 		_ = ev.journal.Close()
 		_ = ev.lock.Unlock()

@@ -158,13 +158,14 @@ func (s *simSidecar) step(event any) {
 		s.state.witnessed = true
 	}
 	var effects []any
-	s.state, effects = step(s.state, s.clock(), event)
+	s.state, effects = recalling(s.state, s.clock(), event, func(st *state) { st.completed(s.disk.Spent) })
 	if s.w.mut.noHoldOff {
 		s.state.sched.holdOff = 1
 	}
 	for _, eff := range effects {
 		s.perform(eff)
 	}
+	s.state.thin(0)
 	// At rest now and then: that takes longer than a step.
 	if s.steps++; s.steps%16 == 0 && s.w.mut == (mutation{}) && s.state.whole() {
 		s.state.pack().unpack(&s.state, s.state.env)

@@ -41,6 +41,7 @@ type state struct {
 
 	opened   bool // the journal was read; before that nothing is known
 	rec      record
+	sparse   bool // of rec.Spent only the newest are at hand: the journal has the others
 	sched    schedule
 	received Instant // when the pair was issued, or seen first
 	byWall   bool    // which only the wall clock tells: it was in another boot
@@ -301,7 +302,10 @@ func (m *machine) open(ev evOpened) {
 		}
 		return
 	}
-	m.rec = *rec
+	m.rec, m.sparse = *rec, false
+	if ev.borrowed {
+		m.changed()
+	}
 	m.changeAnnouncements(func(a announcement) (announcement, bool) { a.told = false; return a, true }) // not by this process
 	m.quietUntil = m.now.Add(m.rec.Quiet)
 	m.own()

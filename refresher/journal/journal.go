@@ -99,6 +99,24 @@ func (j *Journal) Read() (body []byte, ok bool, err error) {
 	return body, true, nil
 }
 
+// Last returns the body that was written or read last. It changes nothing: with
+// damage found here, which [ErrDamaged] says, Write can still replace it.
+func (j *Journal) Last() ([]byte, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return nil, fmt.Errorf("reading journal %s: %w", j.path(0), fs.ErrClosed)
+	}
+	image, err := j.load(int(j.newest))
+	if err != nil {
+		return nil, err
+	}
+	if state, seq, body := decodeSlot(image); state == slotValid && seq == j.seq && seq > 0 {
+		return body, nil
+	}
+	return nil, fmt.Errorf("journal slot %s: %w", j.path(int(j.newest)), ErrDamaged)
+}
+
 // Torn reports whether the last reading ([Open] or [Journal.Read]) met a slot
 // that was neither blank nor whole: a write was cut off, or the disk is failing.
 func (j *Journal) Torn() bool {
@@ -239,12 +257,27 @@ func (j *Journal) settle() error {
 	return err
 }
 
-// load returns what slot i holds, at most SlotSize bytes.
+// usualSize is what most records fit into.
+const usualSize = 16 << 10
+
+// load returns what slot i holds, at most SlotSize bytes; behind a whole record
+// it may leave out the rest.
 func (j *Journal) load(i int) ([]byte, error) {
+	image, err := j.loadUpTo(i, usualSize)
+	if err != nil {
+		return nil, err
+	}
+	if state, _, _ := decodeSlot(image); state != slotValid {
+		return j.loadUpTo(i, SlotSize)
+	}
+	return image, nil
+}
+
+func (j *Journal) loadUpTo(i, size int) ([]byte, error) {
 	if err := j.reopen(i); err != nil {
 		return nil, err
 	}
-	image := make([]byte, SlotSize)
+	image := make([]byte, size)
 	n, err := j.slots[i].f.ReadAt(image, 0)
 	if errors.Is(err, syscall.EIO) {
 		// A sector torn by a power cut can be unreadable: a torn slot, not an end.
