@@ -21,7 +21,11 @@ func (m *machine) arm() {
 	if m.closing && m.settled() {
 		return
 	}
-	m.wakeAt(m.now.Add(min(max(m.sched.lead/10, 50*time.Millisecond), 10*time.Second)))
+	often := 10 * time.Second
+	if m.usable() && m.sched.lead > 0 {
+		often = min(max(m.sched.lead/10, 50*time.Millisecond), often)
+	}
+	m.wakeAt(m.now.Add(often))
 	m.emit(effWake{at: m.wake})
 }
 
