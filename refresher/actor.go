@@ -34,7 +34,6 @@ type actor struct {
 	stores  uint64 // so many were used
 	watched func() // ends the watch of it
 	locked  func() // releases its lock
-	unread  error  // why what only it has could not be read last
 	retry   bool   // to reopen the journal when no worker is busy
 	aside   bool   // the journal on disk cannot be read and must not be overwritten
 }

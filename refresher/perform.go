@@ -38,16 +38,15 @@ func (a *actor) perform(effect any) {
 		a.drain(eff)
 	case effRecall: // was tried before
 	case effSave:
-		if eff.sparse {
-			a.work(func() any { return evSaved{version: eff.version, err: a.unread} })
-			return
-		}
 		var keys *journal.Keyring
 		if a.config != nil {
 			keys = a.config.Keys
 		}
 		a.work(func() any {
-			err := a.save(eff.rec, keys)
+			err := a.readable(eff)
+			if err == nil {
+				err = a.save(eff.rec, keys)
+			}
 			if eff.rest && a.journal != nil {
 				_ = a.journal.Rest() // what was written is on the disk
 			}

@@ -70,8 +70,8 @@ func (a *actor) recall(s *state) {
 	}
 	sealed, err := a.journal.Last()
 	_ = a.journal.Rest()
-	if a.unread = err; err != nil && !errors.Is(err, journal.ErrDamaged) {
-		return
+	if err != nil && !errors.Is(err, journal.ErrDamaged) {
+		return // to be tried again
 	}
 	var kept *record
 	if err == nil {
@@ -82,4 +82,16 @@ func (a *actor) recall(s *state) {
 		kept = &record{}
 	}
 	s.completed(kept.Spent)
+}
+
+// readable refuses to write a record over one that has more of what was spent,
+// and could not be read. It is called by a worker.
+func (a *actor) readable(eff effSave) error {
+	if !eff.sparse {
+		return nil
+	}
+	if _, err := a.journal.Last(); err != nil {
+		return err
+	}
+	return errors.New("the journal could not be read a moment ago")
 }
