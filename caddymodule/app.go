@@ -383,7 +383,7 @@ func lookup[T any](in map[string]*T, name string) (string, *T, bool) {
 type sharedSession struct {
 	*refresher.Session
 	key     string
-	metrics sessionMetrics
+	metrics *counts
 	watch   watch
 	seen    seenEvents
 }
@@ -396,9 +396,9 @@ func holdSession(dir, name string) (*sharedSession, error) {
 		s := &sharedSession{
 			Session: refresher.New(name, refresher.Options{Dir: dir}),
 			key:     key,
-			metrics: newSessionMetrics(name),
+			metrics: countsOf(name),
 		}
-		s.watch.metrics = &s.metrics
+		s.watch.metrics = s.metrics
 		return s, nil
 	})
 	if err != nil {

@@ -46,7 +46,7 @@ type TokenEndpoint struct {
 	Origins []string `json:"origins,omitempty"`
 
 	session *refresher.Session
-	metrics *sessionMetrics
+	metrics *counts
 	logger  *zap.Logger
 	handles [][sha256.Size]byte
 	clients clientList
@@ -74,7 +74,7 @@ func (e *TokenEndpoint) Provision(ctx caddy.Context) error {
 		}
 		return fmt.Errorf("session %q is not defined in the %s app", e.Session, appName)
 	}
-	e.session, e.metrics = cfg.shared.Session, &cfg.shared.metrics
+	e.session, e.metrics = cfg.shared.Session, cfg.shared.metrics
 	if e.clients, err = parseClients(e.Clients); err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (e *TokenEndpoint) knows(handle string) bool {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if err := admit(r, e.Session, e.clients, e.origins, e.logger); err != nil {
-		e.metrics.refused.Inc()
+		e.metrics.refused.Add(1)
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
@@ -142,7 +142,7 @@ func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ cadd
 		return e.refuse(w, bad.status, bad.code, bad.text)
 	}
 	if !e.knows(asked.handle) {
-		e.metrics.refused.Inc()
+		e.metrics.refused.Add(1)
 		e.logger.Warn("refused a handle that is not configured", zap.String("session", e.Session), zap.String("remote", r.RemoteAddr))
 		return e.refuse(w, http.StatusBadRequest, "invalid_grant", "this refresh token is not one of the session's handles")
 	}
@@ -150,12 +150,12 @@ func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ cadd
 	if err != nil {
 		return e.unavailable(w, err)
 	}
-	e.metrics.passed.Inc()
+	e.metrics.passed.Add(1)
 	return e.answer(w, asked, token)
 }
 
 func (e *TokenEndpoint) unavailable(w http.ResponseWriter, err error) error {
-	e.metrics.unavailable.Inc()
+	e.metrics.unavailable.Add(1)
 	var u *refresher.Unavailable
 	if !errors.As(err, &u) {
 		return caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for a token of session %q: %w", e.Session, err))

@@ -174,7 +174,7 @@ func TestATokenEndpointAdmitsWhomItShall(t *testing.T) {
 	}
 	cfg, _ := app.session("s")
 	ask := func(clients, origins []string, remote string, header ...string) (int, error) {
-		e := &TokenEndpoint{Session: "s", Handles: []string{testHandle}, session: cfg.shared.Session, metrics: &cfg.shared.metrics, logger: app.logger}
+		e := &TokenEndpoint{Session: "s", Handles: []string{testHandle}, session: cfg.shared.Session, metrics: cfg.shared.metrics, logger: app.logger}
 		if e.clients, err = parseClients(clients); err != nil {
 			t.Fatal(err)
 		}

@@ -69,7 +69,7 @@ type Handler struct {
 	app     *App
 	session *refresher.Session // nil: a pool
 	pool    *Pool
-	metrics *sessionMetrics
+	metrics *counts
 	watch   *watch
 	logger  *zap.Logger
 	header  string
@@ -101,9 +101,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.app = app.(*App)
 	if cfg, ok := h.app.session(h.Session); ok {
 		cfg.swap = cfg.swap || h.Mode == modeSwap // before the app starts
-		h.session, h.metrics, h.watch = cfg.shared.Session, &cfg.shared.metrics, &cfg.shared.watch
+		h.session, h.metrics, h.watch = cfg.shared.Session, cfg.shared.metrics, &cfg.shared.watch
 	} else if cfg, ok := h.app.pool(h.Session); ok {
-		h.pool, h.metrics, h.watch = cfg, &cfg.shared.metrics, &cfg.shared.watch
+		h.pool, h.metrics, h.watch = cfg, cfg.shared.metrics, &cfg.shared.watch
 	} else {
 		return fmt.Errorf("session %q is not defined in the %s app", h.Session, appName)
 	}
@@ -195,7 +195,7 @@ func (h *Handler) warn(ctx caddy.Context) {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if err := h.admit(r); err != nil {
-		h.metrics.refused.Inc()
+		h.metrics.refused.Add(1)
 		return err
 	}
 	if h.pool != nil {
@@ -282,15 +282,15 @@ func (h *Handler) count(a *attempt) {
 	h.watch.traces.request(a)
 	switch {
 	case a.replayed:
-		h.metrics.replayed.Inc()
+		h.metrics.replayed.Add(1)
 	case a.waited > 0:
-		h.metrics.waited.Inc()
+		h.metrics.waited.Add(1)
 	default:
-		h.metrics.passed.Inc()
+		h.metrics.passed.Add(1)
 		return
 	}
 	if a.waited > 0 {
-		h.metrics.wait.Observe(a.waited.Seconds())
+		h.metrics.wait.observe(a.waited)
 		if h.pool == nil {
 			h.watch.waits.add(a.pass.Epoch(), a.pass.Generation(), a.waited)
 		}
@@ -299,7 +299,7 @@ func (h *Handler) count(a *attempt) {
 
 // unavailable is the answer to a request for which there is no token.
 func (h *Handler) unavailable(w http.ResponseWriter, err error) error {
-	h.metrics.unavailable.Inc()
+	h.metrics.unavailable.Add(1)
 	var u *refresher.Unavailable
 	if !errors.As(err, &u) {
 		return caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for a token of session %q: %w", h.Session, err))

@@ -186,7 +186,7 @@ func (p *Pool) config(a *App, announcer refresher.Announcer) refresher.PoolConfi
 type sharedPool struct {
 	*refresher.Pool
 	key     string
-	metrics sessionMetrics
+	metrics *counts
 	watch   watch
 	seen    seenEvents
 	cookies cookieForms
@@ -200,9 +200,9 @@ func holdPool(dir, name string) (*sharedPool, error) {
 		s := &sharedPool{
 			Pool:    refresher.NewPool(name, refresher.Options{Dir: dir}),
 			key:     key,
-			metrics: newSessionMetrics(name),
+			metrics: countsOf(name),
 		}
-		s.watch.metrics = &s.metrics
+		s.watch.metrics = s.metrics
 		return s, nil
 	})
 	if err != nil {

@@ -67,7 +67,7 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, next caddyhtt
 		}
 		return h.unavailable(w, err)
 	}
-	h.metrics.passed.Inc()
+	h.metrics.passed.Add(1)
 	if asked.cookies {
 		h.setCookies(w, r, pair)
 	}

@@ -139,7 +139,7 @@ func (h *Handler) caller(r *http.Request) refresher.Caller {
 
 // otherCaller refuses a token that somebody else has used before.
 func (h *Handler) otherCaller(r *http.Request, err error) error {
-	h.metrics.refused.Inc()
+	h.metrics.refused.Add(1)
 	h.logger.Warn("refused a token that is bound to another caller: it may have been stolen",
 		zap.String("pool", h.Session), zap.String("remote", r.RemoteAddr))
 	return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("pool %q: %w", h.Session, err))

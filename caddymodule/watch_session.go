@@ -12,7 +12,7 @@ import (
 // beside what the core does: for metrics, traces and the status page. It lives as
 // long as they do.
 type watch struct {
-	metrics *sessionMetrics
+	metrics *counts
 	waits   waits
 	traces  traces
 	store   atomic.Pointer[trouble] // with what is shared; nil: none
