@@ -23,9 +23,8 @@ type actor struct {
 	retiring bool          // its pool would have it an entry again
 	giveUp   time.Duration // Instant.Boot: when closing is no longer held up by the journal
 
-	busy   int             // workers that have yet to post
-	ctx    context.Context // for those who may be told to stop when the session closes; nil: none
-	cancel context.CancelFunc
+	busy int       // workers that have yet to post
+	life *lifetime // of those who may be told to stop when the session closes; nil: there are none
 
 	dir     string // of the journal
 	lock    *journal.Lock
@@ -36,6 +35,12 @@ type actor struct {
 	locked  func() // releases its lock
 	retry   bool   // to reopen the journal when no worker is busy
 	aside   bool   // the journal on disk cannot be read and must not be overwritten
+}
+
+// lifetime is a context and what ends it.
+type lifetime struct {
+	ctx context.Context
+	end context.CancelFunc
 }
 
 // store keeps one instance's own sealed record: the local journal. It is all that the
@@ -129,8 +134,8 @@ func (a *actor) idle() bool {
 
 func (a *actor) close() {
 	a.closing = true
-	if a.cancel != nil {
-		a.cancel()
+	if a.life != nil {
+		a.life.end()
 	}
 	grace := closeGrace
 	if a.store != nil {
@@ -166,9 +171,9 @@ func (a *actor) handle(event any) {
 	if worked, ok := event.(evWorked); ok {
 		a.busy--
 		event = worked.event
-		if a.busy == 0 && a.cancel != nil {
-			a.cancel()
-			a.ctx, a.cancel = nil, nil
+		if a.busy == 0 && a.life != nil {
+			a.life.end()
+			a.life = nil
 		}
 		if a.retry && a.busy == 0 {
 			a.reopen()

@@ -102,13 +102,14 @@ func (a *actor) announce(what announcement) {
 
 // context ends when the session closes. No exchange hangs on it.
 func (a *actor) context() context.Context {
-	if a.ctx == nil {
-		a.ctx, a.cancel = context.WithCancel(context.Background())
+	if a.life == nil {
+		ctx, end := context.WithCancel(context.Background())
+		a.life = &lifetime{ctx, end}
 		if a.closing {
-			a.cancel()
+			a.life.end()
 		}
 	}
-	return a.ctx
+	return a.life.ctx
 }
 
 func (a *actor) publish(eff effPublish) {
