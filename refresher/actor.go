@@ -21,12 +21,12 @@ type actor struct {
 	timer    *time.Timer
 	closing  bool
 	retiring bool          // its pool would have it an entry again
+	instance int8          // of those on this machine, see journalDir
 	giveUp   time.Duration // Instant.Boot: when closing is no longer held up by the journal
 
 	busy int       // workers that have yet to post
 	life *lifetime // of those who may be told to stop when the session closes; nil: there are none
 
-	dir     string // of the journal
 	lock    *journal.Lock
 	journal store
 	store   Store  // shared with other instances; nil: there are none
@@ -59,11 +59,11 @@ type (
 	evDetached struct{}
 	evLocked   struct{ config *attachment }
 	evJournal  struct {
-		dir     string
-		lock    *journal.Lock
-		journal *journal.Journal
-		record  *record
-		damaged error
+		instance int // on this machine
+		lock     *journal.Lock
+		journal  *journal.Journal
+		record   *record
+		damaged  error
 
 		borrowed bool // the record is from another instance's
 	}
@@ -119,7 +119,7 @@ func (a *actor) rest() {
 }
 
 func (a *actor) freshKey() {
-	fresh := a.config.Keys.Subkey(a.session.key, "session")
+	fresh := a.config.Keys.Subkey(a.session.key(), "session")
 	a.state.env.fresh = fresh[:]
 }
 
@@ -252,7 +252,7 @@ func (s *Session) waitForJournal(ctx context.Context, cfg *attachment) any {
 }
 
 func (a *actor) opened(ev evJournal) {
-	a.dir, a.lock, a.journal = ev.dir, ev.lock, ev.journal
+	a.instance, a.lock, a.journal = int8(ev.instance), ev.lock, ev.journal
 	if ev.damaged != nil {
 		a.aside = true
 		a.step(evUnusable{reason: ReasonUndecryptable, detail: ev.damaged.Error()})
@@ -275,7 +275,7 @@ func (a *actor) reopen() {
 	if err != nil || !ok {
 		return
 	}
-	rec, err := vault{ring: a.config.Keys, name: a.session.key}.open(sealed)
+	rec, err := vault{ring: a.config.Keys, name: a.session.key()}.open(sealed)
 	if err != nil {
 		return
 	}

@@ -36,7 +36,7 @@ func (a *actor) useStore(store Store) {
 	}
 	a.stores++
 	s := a.session
-	a.watched = store.Watch(s.key, func() {
+	a.watched = store.Watch(s.key(), func() {
 		if !s.news.Swap(true) {
 			s.post(evNews{})
 		}
@@ -94,7 +94,7 @@ func (a *actor) performShared(effect any) {
 	case effIntend:
 		a.atStore(func() any {
 			failpoint.Reach("W1")
-			err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.name, []byte{}) })
+			err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key(), eff.name, []byte{}) })
 			ev := evIntended{name: eff.name, err: err}
 			failpoint.Reach("W2")
 			if err == nil {
@@ -104,7 +104,7 @@ func (a *actor) performShared(effect any) {
 		})
 	case effPlan:
 		a.atStore(func() any {
-			if err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.name, []byte{}) }); err != nil {
+			if err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key(), eff.name, []byte{}) }); err != nil {
 				cfg.Logger.Warn("announcing an exchange failed (continuing)", zap.String("session", s.name), zap.Error(err))
 			}
 			return nil
@@ -112,7 +112,7 @@ func (a *actor) performShared(effect any) {
 	case effErase:
 		a.atStore(func() any {
 			failpoint.Reach("W8")
-			erase := func(ctx context.Context) error { return store.Delete(ctx, s.key, eff.names...) }
+			erase := func(ctx context.Context) error { return store.Delete(ctx, s.key(), eff.names...) }
 			if stored(erase) != nil {
 				_ = stored(erase) // what stays is ignored, or waited for
 			}
@@ -124,14 +124,14 @@ func (a *actor) performShared(effect any) {
 		a.atStore(func() any {
 			failpoint.Reach("W5")
 			for _, name := range eff.before {
-				err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key, name, []byte{}) })
+				err := stored(func(ctx context.Context) error { return store.Create(ctx, s.key(), name, []byte{}) })
 				if err != nil && !errors.Is(err, ErrStored) {
 					return evShared{at: eff.at, err: err}
 				}
 			}
-			sealed, err := vault{ring: cfg.Keys, name: s.key, entry: eff.at.name()}.seal(&eff.rec)
+			sealed, err := vault{ring: cfg.Keys, name: s.key(), entry: eff.at.name()}.seal(&eff.rec)
 			if err == nil {
-				err = stored(func(ctx context.Context) error { return store.Create(ctx, s.key, eff.at.name(), sealed) })
+				err = stored(func(ctx context.Context) error { return store.Create(ctx, s.key(), eff.at.name(), sealed) })
 			}
 			if err == nil {
 				failpoint.Reach("W6")
@@ -155,7 +155,7 @@ func stored(call func(context.Context) error) error {
 func (s *Session) list(store Store) (at Instant, names []string, pushes bool, err error) {
 	at = s.clock.Now()
 	err = stored(func(ctx context.Context) (err error) {
-		names, err = store.List(ctx, s.key)
+		names, err = store.List(ctx, s.key())
 		return err
 	})
 	return at, names, store.Pushes(), err
@@ -167,7 +167,7 @@ func (s *Session) askStore(store Store, eff effAsk) any {
 	if eff.lock > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), eff.lock)
 		defer cancel()
-		if unlock, err := store.Lock(ctx, s.key); err == nil {
+		if unlock, err := store.Lock(ctx, s.key()); err == nil {
 			ev.unlock, ev.locked = unlock, true
 		}
 	}
@@ -182,13 +182,13 @@ func (s *Session) readEntry(store Store, cfg *attachment, name string) any {
 	ev := evRead{name: name}
 	var sealed []byte
 	ev.err = stored(func(ctx context.Context) (err error) {
-		sealed, err = store.Get(ctx, s.key, name)
+		sealed, err = store.Get(ctx, s.key(), name)
 		return err
 	})
 	if ev.err != nil {
 		return ev
 	}
-	ev.rec, ev.err = vault{ring: cfg.Keys, name: s.key, entry: name}.open(sealed)
+	ev.rec, ev.err = vault{ring: cfg.Keys, name: s.key(), entry: name}.open(sealed)
 	ev.unusable = ev.err != nil
 	return ev
 }

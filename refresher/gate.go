@@ -34,9 +34,8 @@ const (
 // of the view. All but word and the channels is immutable.
 type snapshot struct {
 	view
-	header   string // "Bearer " and the token
-	notAfter Instant
-	owned    *owned // nil: tokens are not recognised
+	header string // "Bearer " and the token
+	owned  *owned // nil: tokens are not recognised
 
 	// word is the gate. One word, so that passing and closing have an order:
 	// whoever passed is counted before the closer looks.
@@ -48,8 +47,16 @@ type snapshot struct {
 
 const bearerPrefix = "Bearer "
 
-func newSnapshot(v view, token Secret, notAfter Instant) *snapshot {
-	return &snapshot{view: v, header: bearerPrefix + token.Reveal(), notAfter: notAfter}
+func newSnapshot(v view, token Secret) *snapshot {
+	return &snapshot{view: v, header: bearerPrefix + token.Reveal()}
+}
+
+// end is when the token ends, by the wall clock; zero where that is not known.
+func (s *snapshot) end(now Instant) (at time.Time) {
+	if s.mode == modeReady && s.until != 0 {
+		at = now.Add(time.Duration(s.until) - now.Boot).Wall
+	}
+	return at
 }
 
 func (s *snapshot) token() string { return s.header[len(bearerPrefix):] }
@@ -263,7 +270,7 @@ func (s *Session) enterWaiting(ctx context.Context, repeatable bool, began time.
 		case <-s.done.happened():
 			return Pass{}, &Unavailable{Session: s.name, RetryAfter: time.Second}
 		case <-limit.C:
-			if snap := s.cur.Load(); snap.mode == modeReady && (snap.notAfter.IsZero() || s.clock.Now().Boot < snap.notAfter.Boot) {
+			if snap := s.cur.Load(); snap.mode == modeReady && (snap.until == 0 || s.clock.Now().Boot < time.Duration(snap.until)) {
 				// The issuer takes longer than a request may wait, and may not
 				// have committed at all. The token has not ended: try it.
 				return Pass{snap: snap, settled: 1, Waited: time.Since(began)}, nil

@@ -9,7 +9,7 @@ import (
 )
 
 func readySnapshot() *snapshot {
-	return newSnapshot(view{mode: modeReady, epoch: 1, generation: 1}, NewSecret("a"), Instant{})
+	return newSnapshot(view{mode: modeReady, epoch: 1, generation: 1}, NewSecret("a"))
 }
 
 func isClosed(e *event) bool {

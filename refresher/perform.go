@@ -114,7 +114,7 @@ func (a *actor) context() context.Context {
 
 func (a *actor) publish(eff effPublish) {
 	old := a.session.cur.Load()
-	snap := newSnapshot(eff.view, eff.token, a.state.sched.notAfter)
+	snap := newSnapshot(eff.view, eff.token)
 	if old.header == snap.header {
 		snap.header = old.header // one copy
 	}
@@ -151,16 +151,16 @@ func (a *actor) save(rec record, keys *journal.Keyring) error {
 			_ = a.journal.Close()
 			a.journal = nil
 		}
-		if err := journal.SetAside(a.dir, s.key, "unreadable-"+time.Now().UTC().Format("20060102T150405")); err != nil {
+		if err := journal.SetAside(s.journalDir(int(a.instance)), s.key(), "unreadable-"+time.Now().UTC().Format("20060102T150405")); err != nil {
 			return err
 		}
-		j, err := journal.Open(a.dir, s.key)
+		j, err := journal.Open(s.journalDir(int(a.instance)), s.key())
 		if err != nil {
 			return err
 		}
 		a.journal, a.aside = j, false
 	}
-	sealed, err := vault{ring: keys, name: s.key}.seal(&rec)
+	sealed, err := vault{ring: keys, name: s.key()}.seal(&rec)
 	if err != nil {
 		return err
 	}

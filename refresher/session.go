@@ -28,7 +28,6 @@ import (
 // read a published snapshot and take no lock.
 type Session struct {
 	name  string // as configured
-	key   string // as in file names: lower case
 	dir   string
 	clock Clock
 
@@ -123,11 +122,11 @@ func (cfg Config) attachment() *attachment {
 
 // New makes a session. Nothing is read or started yet.
 func New(name string, opts Options) *Session {
-	s := &Session{name: name, key: strings.ToLower(name), dir: opts.Dir, clock: opts.Clock, owner: newOwner()}
+	s := &Session{name: name, dir: opts.Dir, clock: opts.Clock, owner: newOwner()}
 	if s.clock == nil {
 		s.clock = systemClock()
 	}
-	s.cur.Store(newSnapshot(view{mode: modeComing, wait: Policy{}.wait()}, Secret{}, Instant{}))
+	s.cur.Store(newSnapshot(view{mode: modeComing, wait: Policy{}.wait()}, Secret{}))
 	s.known.Store(new(state).pack())
 	s.actor.session = s
 	s.actor.timer = time.AfterFunc(time.Hour, func() { s.post(evTick{}) })
@@ -140,6 +139,9 @@ var (
 	systemClock = sync.OnceValue(NewClock)
 	silent      = zap.NewNop()
 )
+
+// key is the name as in file names.
+func (s *Session) key() string { return strings.ToLower(s.name) }
 
 // Name returns the session's name as configured.
 func (s *Session) Name() string { return s.name }
@@ -280,18 +282,14 @@ func (s *Session) openJournal(a *attachment) (any, error) {
 // those that nobody holds counts.
 func (s *Session) tryOpen(a *attachment) (any, error) {
 	if a.Store == nil {
-		return s.openIn(s.dir, a.Keys)
+		return s.openIn(0, a.Keys)
 	}
 	var mine *evJournal
 	for i := range maxInstances {
-		dir := s.dir
-		if i > 0 {
-			dir = filepath.Join(s.dir, fmt.Sprintf("instance-%d", i+1))
-		}
-		if _, err := os.Stat(dir); mine != nil && err != nil {
+		if _, err := os.Stat(s.journalDir(i)); mine != nil && err != nil {
 			break // nobody ever needed more
 		}
-		ev, err := s.openIn(dir, a.Keys)
+		ev, err := s.openIn(i, a.Keys)
 		switch {
 		case errors.Is(err, journal.ErrLocked):
 			continue
@@ -318,12 +316,21 @@ func (s *Session) tryOpen(a *attachment) (any, error) {
 
 const maxInstances = 16
 
-func (s *Session) openIn(dir string, keys *journal.Keyring) (ev evJournal, err error) {
-	ev.dir = dir
-	if ev.lock, err = journal.TryLock(dir, s.key); err != nil {
+// journalDir is where the n-th instance on a machine has its journal.
+func (s *Session) journalDir(n int) string {
+	if n == 0 {
+		return s.dir
+	}
+	return filepath.Join(s.dir, fmt.Sprintf("instance-%d", n+1))
+}
+
+func (s *Session) openIn(instance int, keys *journal.Keyring) (ev evJournal, err error) {
+	dir := s.journalDir(instance)
+	ev.instance = instance
+	if ev.lock, err = journal.TryLock(dir, s.key()); err != nil {
 		return ev, err
 	}
-	if ev.journal, err = journal.Open(dir, s.key); err != nil {
+	if ev.journal, err = journal.Open(dir, s.key()); err != nil {
 		_ = ev.lock.Unlock()
 		return ev, err
 	}
@@ -336,7 +343,7 @@ func (s *Session) openIn(dir string, keys *journal.Keyring) (ev evJournal, err e
 		_ = ev.lock.Unlock()
 		return ev, err
 	case ok:
-		ev.record, ev.damaged = vault{ring: keys, name: s.key}.open(sealed)
+		ev.record, ev.damaged = vault{ring: keys, name: s.key()}.open(sealed)
 	}
 	_ = ev.journal.Rest()
 	return ev, nil

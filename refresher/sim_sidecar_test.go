@@ -239,7 +239,7 @@ func (s *simSidecar) publish(v view, token string, barred bool) {
 	}
 	old := s.snap
 	v.wait = 10 * time.Second
-	s.snap = newSnapshot(v, NewSecret(token), s.state.sched.notAfter)
+	s.snap = newSnapshot(v, NewSecret(token))
 	if barred {
 		s.snap.bar()
 	}

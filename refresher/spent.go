@@ -75,7 +75,7 @@ func (a *actor) recall(s *state) {
 	}
 	var kept *record
 	if err == nil {
-		kept, err = vault{ring: a.config.Keys, name: a.session.key}.open(sealed)
+		kept, err = vault{ring: a.config.Keys, name: a.session.key()}.open(sealed)
 	}
 	if err != nil {
 		a.tell(Note{Kind: NoteJournalFailed, Err: "what it remembered of spent refresh tokens is gone: " + err.Error()})

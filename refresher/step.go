@@ -233,6 +233,9 @@ func (m *machine) settle() {
 	m.bar()
 	m.publish()
 	m.effects = append(m.effects, m.replies...)
+	if m.stage == stageIdle { // the rest of it is over
+		m.attempt = attempt{id: m.attempt.id, sent: m.attempt.sent}
+	}
 	m.arm()
 }
 

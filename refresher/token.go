@@ -31,9 +31,7 @@ func (s *Session) Token(ctx context.Context) (Token, error) {
 	pass.Settle()
 	now := s.clock.Now()
 	t := Token{Access: NewSecret(pass.Token()), Epoch: pass.Epoch(), Generation: pass.Generation()}
-	if end := pass.snap.notAfter; !end.IsZero() {
-		t.ExpiresAt = now.Add(end.Boot - now.Boot).Wall
-	}
+	t.ExpiresAt = pass.snap.end(now)
 	t.GoodUntil = t.ExpiresAt
 	var known state
 	s.known.Load().unpack(&known, s.environment())

@@ -126,7 +126,7 @@ func (t tokenSource) Token() (*oauth2.Token, error) {
 	}
 	defer pass.Settle()
 	tok := &oauth2.Token{AccessToken: pass.Token(), TokenType: "Bearer"}
-	if end := pass.snap.notAfter.Wall; !end.IsZero() {
+	if end := pass.snap.end(t.session.clock.Now()); !end.IsZero() {
 		// A holder that caches the token should ask again before it ends.
 		tok.Expiry = end.Add(-min(30*time.Second, time.Until(end)/2))
 	}

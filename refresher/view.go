@@ -36,7 +36,7 @@ type view struct {
 	mode              mode
 	watch             bool // modeReady: an answer that is not 401 is a witness
 	epoch, generation uint64
-	until             int64 // modeLater: Instant.Boot
+	until             int64 // Instant.Boot of the next attempt in modeLater; of the token's end, if known, in modeReady
 	reason            Reason
 	wait              time.Duration // the longest that a request waits
 }
@@ -73,7 +73,7 @@ func (m *machine) view() view {
 	case !m.opened, m.looking && !m.usable(), m.fleet.on && !m.fleet.looked && m.fleet.bad == "" && m.fleet.failures == 0, m.stage != stageIdle && m.usable() && m.expired():
 		v.mode = modeComing
 	case m.usable() && !m.expired():
-		v.mode = modeReady
+		v.mode, v.until = modeReady, int64(m.sched.notAfter.Boot)
 		v.watch = m.wantsWitness()
 	case m.usable():
 		v.mode = modeEmpty

@@ -82,6 +82,9 @@ func init() {
 	redis.SetLogger(logging.NewBlacklistLogger([]string{"failed to dial", "Unexpected conn"}))
 }
 
+// bufferSize is of a connection's two buffers; what is longer goes past them.
+const bufferSize = 8 << 10
+
 // newClient makes a client that has connected to nothing yet.
 //
 // Nothing is sent twice: a repeated Create whose first answer was lost would
@@ -99,6 +102,8 @@ func newClient(t target, c Config) redis.UniversalClient {
 		TLSConfig:        c.TLS,
 
 		MaxRetries:            -1,
+		ReadBufferSize:        bufferSize,
+		WriteBufferSize:       bufferSize,
 		DialerRetries:         1,
 		DialTimeout:           c.Timeout,
 		ReadTimeout:           c.Timeout,
