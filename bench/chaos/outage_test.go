@@ -99,7 +99,8 @@ func partitions(t *testing.T, f *fleet) {
 	}
 }
 
-// toxics: bad networks rather than none.
+// toxics: bad networks rather than none. Their end ends connections: an answer
+// that is on its way from the issuer is lost with them.
 func toxics(t *testing.T, f *fleet) {
 	const lasting = 5 * time.Second
 	for _, x := range []struct {
@@ -113,8 +114,8 @@ func toxics(t *testing.T, f *fleet) {
 		{"a very slow store", "store", "latency", map[string]any{"latency": 1500, "jitter": 400}, 0},
 		{"a store in small pieces", "store", "slicer", map[string]any{"average_size": 40, "size_variation": 20, "delay": 200}, 0},
 		{"a store that resets", "store", "reset_peer", map[string]any{"timeout": 100}, 0},
-		{"a slow issuer", "issuer", "latency", map[string]any{"latency": 150, "jitter": 100}, 0},
-		{"an issuer in small pieces", "issuer", "slicer", map[string]any{"average_size": 40, "size_variation": 20, "delay": 200}, 0},
+		{"a slow issuer", "issuer", "latency", map[string]any{"latency": 150, "jitter": 100}, 1},
+		{"an issuer in small pieces", "issuer", "slicer", map[string]any{"average_size": 40, "size_variation": 20, "delay": 200}, 1},
 		{"an issuer that resets", "issuer", "reset_peer", map[string]any{"timeout": 0}, 2},
 	} {
 		f.fault(x.what)
