@@ -257,13 +257,13 @@ func (j *Journal) settle() error {
 	return err
 }
 
-// usualSize is what most records fit into.
-const usualSize = 16 << 10
-
 // load returns what slot i holds, at most SlotSize bytes; behind a whole record
 // it may leave out the rest.
 func (j *Journal) load(i int) ([]byte, error) {
-	image, err := j.loadUpTo(i, usualSize)
+	image, err := j.loadUpTo(i, pageSize)
+	if size := recordSize(image); err == nil && size > pageSize {
+		image, err = j.loadUpTo(i, size)
+	}
 	if err != nil {
 		return nil, err
 	}

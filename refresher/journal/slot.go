@@ -54,6 +54,17 @@ func slotSum(record []byte) uint32 {
 	return crc32.Update(sum, castagnoli, record[headerSize:])
 }
 
+// recordSize is how much of a slot its record says that it fills, if that can be.
+func recordSize(image []byte) int {
+	if len(image) < headerSize || string(image[:len(magic)]) != magic {
+		return 0
+	}
+	if length := binary.BigEndian.Uint32(image[24:]); length <= MaxBody {
+		return headerSize + int(length)
+	}
+	return 0
+}
+
 // decodeSlot reads an image of any length and content. seq is set for valid and
 // foreign slots, body (a part of image) for valid ones.
 func decodeSlot(image []byte) (state slotState, seq uint64, body []byte) {
