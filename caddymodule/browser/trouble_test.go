@@ -65,10 +65,11 @@ func TestTheTimelineTellsOfFailuresAndOfRequestsThatWaited(t *testing.T) {
 	w.refresh("billing")
 	b.visit(w)
 
-	billing.Fault(sandbox.Fault{Status: 503, DelayBefore: 400 * time.Millisecond}, 1)
+	billing.Fault(sandbox.Fault{Status: 503, DelayBefore: 800 * time.Millisecond}, 1)
 	done := make(chan int, 1)
+	before := billing.Stats().Attempts
 	go func() { done <- w.refresh("billing") }()
-	w.waitFor("billing", "the exchange", func(st refresher.Status) bool { return st.State == refresher.PhaseExchanging })
+	w.waitFor("billing", "the exchange", func(refresher.Status) bool { return billing.Stats().Attempts > before }) // the gate is closed
 	w.call("GET", "http://"+w.site+"/request", "")
 	<-done
 	b.until("the failure is drawn with who waited for it", `document.querySelector('.attempt[data-kind="failed"] .wait') && document.querySelectorAll(".attempt .wait").length === 1`)
