@@ -113,9 +113,9 @@ type load struct {
 	workers int
 	hangUps bool // every fifth caller leaves midway
 
-	reloading        atomic.Bool
-	reloaded         atomic.Int64 // when, in Unix nanoseconds
-	ok, left, closed atomic.Int64
+	reloading                 atomic.Bool
+	reloaded                  atomic.Int64 // when, in Unix nanoseconds
+	ok, left, closed, crossed atomic.Int64
 
 	mu       sync.Mutex
 	failures []string
@@ -155,11 +155,15 @@ func (l *load) stay(c *call) {
 		l.closed.Add(1)
 		a, unanswered, err = l.try(c)
 	}
-	if err == nil {
-		err = c.check(a)
-	}
-	if err == nil {
-		l.ok.Add(1)
+	switch {
+	case err != nil:
+	case l.hangUps && a.status == statusCrossed:
+		l.crossed.Add(1)
+		return
+	default:
+		if err = c.check(a); err == nil {
+			l.ok.Add(1)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -191,6 +195,14 @@ func (l *load) duringReload() bool {
 	return l.reloading.Load() || time.Since(time.Unix(0, l.reloaded.Load())) < time.Second
 }
 
+// statusCrossed is what Caddy answers where its own transport says that the
+// caller has left. net/http says so to one who stayed, too: where the answer to a
+// caller who leaves has no body, its connection may already have been given to
+// the next call, which then ends with the first one's error (as golang/go#9496;
+// with Go 1.26 25 of 160,000 calls of a plain http.Transport, a fifth of whose
+// neighbours left).
+const statusCrossed = 499
+
 // hangUp makes a call and leaves before its end: half of its body is sent, if it
 // has one.
 func (l *load) hangUp(c *call, after time.Duration) {
@@ -208,8 +220,11 @@ func (l *load) report(t *testing.T) {
 	if l.failed > 0 {
 		t.Errorf("%d of %d calls failed", l.failed, int64(l.failed)+l.ok.Load())
 	}
-	t.Logf("%d calls answered 200, slowest %v; %d hung up; %d made again as a reload closed their connection",
-		l.ok.Load(), l.slowest.Round(time.Millisecond), l.left.Load(), l.closed.Load())
+	if l.crossed.Load()*1000 > l.ok.Load() {
+		t.Errorf("%d calls were told that their caller had left", l.crossed.Load())
+	}
+	t.Logf("%d calls answered 200, slowest %v; %d hung up; %d made again as a reload closed their connection; %d got the end of one that hung up",
+		l.ok.Load(), l.slowest.Round(time.Millisecond), l.left.Load(), l.closed.Load(), l.crossed.Load())
 }
 
 // blob is where the bodies come from.

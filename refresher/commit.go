@@ -47,7 +47,7 @@ func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
 		m.rec.RefreshID = p.RefreshID
 	}
 	m.rec.Left, m.rec.Expires = measure(p, sent, offset, m.policy.Lifetime)
-	if odd := m.rec.Expires && m.rec.Left <= 0 && m.rec.Generation > 1; odd {
+	if odd := m.rec.Expires && m.rec.Left <= 0 && m.rec.Generation > 1; odd && !m.elder() {
 		// Expired when it was issued: the clocks disagree, or the issuer does.
 		m.rec.Odd++
 		m.rec.Expires = false
@@ -58,6 +58,15 @@ func (m *machine) adopt(p Pair, sent Instant, offset time.Duration) {
 	m.received, m.byWall = sent, false
 	m.own()
 	m.renew()
+}
+
+// elder reports whether the pair that an exchange brought may be so old that its
+// access token has ended: an issuer that accepts a spent refresh token for a
+// while may answer with the pair that the first attempt had been given.
+func (m *machine) elder() bool {
+	first := m.attempt.prior
+	return m.reuse() > 0 && first != nil && m.sched.known() && !first.youngerThan(m.sched.life/2, m.now, m.env.bootID) &&
+		(!m.profile.NeedsAccess || m.profile.AcceptsExpired)
 }
 
 // renew forgets what was known of the generation before.

@@ -356,3 +356,42 @@ func TestAPairThatCameExpired(t *testing.T) {
 	r.exchange(r.ok())
 	r.wantNext(48 * time.Minute)
 }
+
+// An issuer that accepts a spent refresh token for a while may answer with the
+// pair that the first attempt had been given, whose access token may have ended
+// since: no request gets that, and the next exchange comes as soon as it may.
+func TestTheSuccessorThatARepeatedAttemptGetsMayHaveEnded(t *testing.T) {
+	reuse := Profile{RevokesPrevious: true, NeedsAccess: true, AcceptsExpired: true, ReuseInterval: time.Hour}
+	wantsLive := reuse
+	wantsLive.AcceptsExpired = false
+	for _, test := range []struct {
+		name    string
+		profile Profile
+		after   time.Duration // from the first attempt to the one that is answered
+		phase   Phase
+	}{
+		{name: "is exchanged after the quiet time", profile: reuse, after: 3 * time.Minute, phase: PhaseExpired},
+		{name: "cannot be that old: the clocks disagree", profile: reuse, after: time.Minute, phase: PhaseFresh},
+		{name: "could not be exchanged: the clocks had better disagree", profile: wantsLive, after: 3 * time.Minute, phase: PhaseFresh},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := unopenedRig(t, test.profile, 4*time.Minute)
+			began := r.now.Add(-test.after)
+			r.step(evOpened{rec: &record{
+				Epoch: 1, Generation: 9, Access: "stored", Refresh: "stored-refresh", Left: 4 * time.Minute, Expires: true,
+				Received: began.Wall, BootID: "this boot", ReceivedBoot: began.Boot,
+				Intent: &intent{At: began.Wall, AtBoot: began.Boot, BootID: "this boot"},
+			}})
+			r.wantPhase(PhaseUncertain)
+			p := r.pair()
+			p.Access, p.ExpiresIn = jwtOf(t, fmt.Sprintf(`{"exp":%d}`, r.now.Wall.Unix()-1)), 0
+			r.exchange(Answer{Class: ClassOK, Pair: p})
+			r.wantGeneration(10)
+			r.wantPhase(test.phase)
+			r.wantNext(30 * time.Second)
+			r.exchange(r.ok())
+			r.wantPhase(PhaseFresh)
+			r.wantGeneration(11)
+		})
+	}
+}
