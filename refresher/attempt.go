@@ -75,7 +75,7 @@ func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 	if m.failures > 0 {
 		at = later(at, m.next)
 	}
-	quiet := m.quietUntil
+	quiet := m.quiet()
 	if m.saveErr != "" { // an attempt whose intent cannot be written is not begun
 		end, ok := m.lastStretch(m.sched.notAfter)
 		return later(end, quiet), true, ok
@@ -84,6 +84,18 @@ func (m *machine) nextAttempt() (at Instant, last, ok bool) {
 		return later(end, quiet), true, true
 	}
 	return later(at, quiet), false, true
+}
+
+// quiet is the end of rec.Quiet. Where the pair could not be exchanged any more
+// once its access token has ended, it does not last that long: an early request
+// that is still on its way is unlikely, that end is certain.
+func (m *machine) quiet() Instant {
+	if m.sched.known() && m.profile.NeedsAccess && !m.profile.AcceptsExpired {
+		if last := m.sched.notAfter.Add(-m.sched.lead / 2); last.Boot < m.quietUntil.Boot {
+			return last
+		}
+	}
+	return m.quietUntil
 }
 
 // lastStretch is when the one attempt before the access token's end is due that

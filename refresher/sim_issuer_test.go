@@ -21,9 +21,9 @@ var issuerNames = [...]string{"strict", "lenient", "reuse same", "reuse new", "s
 
 const simReuse = 20 * time.Second
 
-func (k issuerKind) profile() Profile {
-	p := Profile{Timeout: 2 * time.Second}
-	switch k {
+func (i *simIssuer) profile() Profile {
+	p := Profile{Timeout: 2 * time.Second, NeedsAccess: i.wantsLive}
+	switch i.kind {
 	case strictIssuer:
 		p.RevokesPrevious, p.NeedsAccess = true, true
 	case sameIssuer, newIssuer:
@@ -36,9 +36,14 @@ func (k issuerKind) profile() Profile {
 
 // simIssuer is the issuer and, as they share its state, the upstream.
 type simIssuer struct {
-	w        *world
-	kind     issuerKind
-	life     time.Duration
+	w    *world
+	kind issuerKind
+	life time.Duration
+
+	// Of issuers that accept a spent refresh token for a while:
+	dated     bool // the same successor is no younger for being sent again
+	wantsLive bool // an exchange needs an access token that has not ended
+
 	family   int
 	n        int // the newest generation
 	issue    int // of tokens, to tell successors of the same generation apart
@@ -100,11 +105,17 @@ func (i *simIssuer) exchange(p Pair) (Pair, int) {
 		return Pair{}, 400 // of another login
 	case i.dead:
 		return Pair{}, 400
+	case i.wantsLive && !i.accepts(p.Access.Reveal()):
+		return Pair{}, 401
 	case refresh != i.current:
 		graced := (i.kind == sameIssuer || i.kind == newIssuer) && refresh == i.before && w.now.Boot < i.spentAt+simReuse
 		if graced && i.kind == sameIssuer {
-			i.valid["a"+i.current[1:]] = w.now.Boot + i.life
-			return Pair{Access: NewSecret("a" + i.current[1:]), Refresh: NewSecret(i.current), ExpiresIn: i.life}, 0
+			access := "a" + i.current[1:]
+			if !i.dated {
+				i.valid[access] = w.now.Boot + i.life
+			}
+			left := max(i.valid[access]-w.now.Boot, 1)
+			return Pair{Access: NewSecret(access), Refresh: NewSecret(i.current), ExpiresIn: left}, 0
 		}
 		if graced {
 			return i.make(), 0

@@ -69,7 +69,7 @@ func (s *simSidecar) boot() {
 }
 
 func (s *simSidecar) profile() Profile {
-	p := s.w.issuer.kind.profile()
+	p := s.w.issuer.profile()
 	if s.w.mut.noHoldOff {
 		p.HoldOff = time.Nanosecond
 	}

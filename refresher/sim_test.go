@@ -22,7 +22,7 @@ var (
 
 // simulate runs one seed: two minutes of virtual time with faults, then calm.
 func simulate(number uint64, mut mutation) *world {
-	w := &world{rng: rand.New(rand.NewPCG(number, 1)), later: rand.New(rand.NewPCG(number, 2)), mut: mut}
+	w := &world{rng: rand.New(rand.NewPCG(number, 1)), later: rand.New(rand.NewPCG(number, 2)), variants: rand.New(rand.NewPCG(number, 3)), mut: mut}
 	w.now = Instant{Wall: time.Unix(1_800_000_000, 0), Boot: time.Hour}
 	w.issuer.w = w
 	w.populate()
@@ -85,7 +85,12 @@ func (w *world) populate() {
 	for id := range n {
 		w.sidecars = append(w.sidecars, &simSidecar{w: w, id: id})
 	}
-	w.note("%d processes, issuer %s, life %v", n, issuerNames[w.issuer.kind], w.issuer.life)
+	i := &w.issuer
+	if w.variants.IntN(5) == 0 {
+		i.kind = sameIssuer + issuerKind(w.variants.IntN(2))
+		i.dated, i.wantsLive = w.variants.IntN(2) == 0, w.variants.IntN(2) == 0
+	}
+	w.note("%d processes, issuer %s (dated %v, wants a live token %v), life %v", n, issuerNames[i.kind], i.dated, i.wantsLive, i.life)
 }
 
 // wantFresh: once the faults are over, everybody is well again by himself.

@@ -14,16 +14,18 @@ import (
 
 // world is one run.
 type world struct {
-	rng     *rand.Rand
-	later   *rand.Rand // for choices added since: seeds that failed once stay what they were
-	now     Instant
-	queue   timeline
-	seq     int
-	mut     mutation
-	faults  faults
-	calm    bool // faults are over
-	log     []string
-	failure string
+	rng   *rand.Rand
+	later *rand.Rand // for choices added since: seeds that failed once stay what they were
+
+	variants *rand.Rand // the same, for issuers
+	now      Instant
+	queue    timeline
+	seq      int
+	mut      mutation
+	faults   faults
+	calm     bool // faults are over
+	log      []string
+	failure  string
 
 	issuer   simIssuer
 	sidecars []*simSidecar

@@ -395,3 +395,28 @@ func TestTheSuccessorThatARepeatedAttemptGetsMayHaveEnded(t *testing.T) {
 		})
 	}
 }
+
+// The quiet time after a repeated attempt must not outlast the access token where
+// an exchange needs a live one.
+func TestAHalfUsedSuccessorIsExchangedBeforeItEnds(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		expired bool
+		next    time.Duration
+	}{
+		{name: "where the issuer wants a live access token", next: 2250 * time.Millisecond},
+		{name: "unless an ended one will do", expired: true, next: 4 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := seededRig(t, Profile{RevokesPrevious: true, NeedsAccess: true, AcceptsExpired: test.expired, ReuseInterval: time.Minute}, 8*time.Second)
+			r.exchange(failure(ClassUnknown, 0))
+			p := r.pair()
+			p.ExpiresIn = 3 * time.Second
+			r.exchange(Answer{Class: ClassOK, Pair: p})
+			r.wantNext(test.next)
+			r.exchange(r.ok())
+			r.wantGeneration(3)
+			r.wantPhase(PhaseFresh)
+		})
+	}
+}
