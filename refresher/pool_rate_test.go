@@ -1,6 +1,7 @@
 package refresher_test
 
 import (
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,7 +70,9 @@ func TestAPoolTellsOnceThatItsSessionsNeedMoreThanItsRate(t *testing.T) {
 					t.Fatalf("told %d times", len(told))
 				}
 				if c.want > 0 {
-					if f := told[0].ContextMap(); f["exchanges_per_second"].(float64) < 1.9 || f["sessions"] != int64(60) {
+					f := told[0].ContextMap() // perhaps before the last of them signed in
+					need, sessions := f["exchanges_per_second"].(float64), float64(f["sessions"].(int64))
+					if need < 1 || sessions > 60 || math.Abs(need-sessions/30) > 0.3 {
 						t.Errorf("%v", f)
 					}
 					k.await(time.Hour)

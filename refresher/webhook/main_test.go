@@ -142,10 +142,11 @@ func (b *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := arrived{header: r.Header.Clone(), body: body, event: doc.Event}
 	b.mu.Lock()
 	b.all = append(b.all, a)
+	answer := b.answer
 	b.mu.Unlock()
 	status := http.StatusNoContent
-	if b.answer != nil {
-		status = b.answer(r, doc.Event)
+	if answer != nil {
+		status = answer(r, doc.Event)
 	}
 	if status/100 == 2 {
 		b.mu.Lock()
